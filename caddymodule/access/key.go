@@ -1,0 +1,110 @@
+package access
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// idPrefix starts every key id that keytoll shows.
+const idPrefix = "key_"
+
+// KeyID names a key for good: 16 base62 characters (95 bits). It is not a
+// secret and survives rotation.
+type KeyID [16]byte
+
+// ErrKeyID reports text that is not a key id.
+var ErrKeyID = errors.New("not a key id: want key_ and 16 letters or digits")
+
+// ParseKeyID reads the form that String writes. It returns ErrKeyID for
+// anything else.
+func ParseKeyID(s string) (KeyID, error) {
+	var id KeyID
+	if len(s) != len(idPrefix)+len(id) || s[:len(idPrefix)] != idPrefix {
+		return id, ErrKeyID
+	}
+	copy(id[:], s[len(idPrefix):])
+	for _, c := range id {
+		if !alphanumeric(c) {
+			return KeyID{}, ErrKeyID
+		}
+	}
+	return id, nil
+}
+
+// String returns "key_" and the 16 characters.
+func (id KeyID) String() string { return idPrefix + string(id[:]) }
+
+// AppendTo appends what String returns, without allocating.
+func (id *KeyID) AppendTo(b []byte) []byte { return append(append(b, idPrefix...), id[:]...) }
+
+// Status is the life state of a key or a tenant.
+type Status uint8
+
+// The states. Zero is no state, so that a forgotten field is never active.
+const (
+	StatusActive    Status = 1 + iota
+	StatusDisabled         // a key switched off; may be enabled again
+	StatusRevoked          // a key that is gone for good
+	StatusSuspended        // a tenant none of whose keys pass
+)
+
+var statusNames = [...]string{"", "active", "disabled", "revoked", "suspended"}
+
+// String returns the lower-case word for s, or "unknown".
+func (s Status) String() string {
+	if s == 0 || int(s) >= len(statusNames) {
+		return "unknown"
+	}
+	return statusNames[s]
+}
+
+// ParseStatus reads the words that String writes.
+func ParseStatus(s string) (Status, error) {
+	for i, n := range statusNames {
+		if i > 0 && n == s {
+			return Status(i), nil
+		}
+	}
+	return 0, fmt.Errorf("unknown status %q: want active, disabled, revoked or suspended", s)
+}
+
+// KeyHead is what every request needs to know of a key. It is kept in memory
+// for all keys.
+type KeyHead struct {
+	ID          KeyID
+	Digest      [32]byte // of the secret, under Alg
+	Alg         uint8    // token.Alg… that made Digest
+	Status      Status   // active, disabled or revoked
+	Expires     int64    // unix seconds from which the key is refused; 0 is never
+	Rate        Rate     // overrides the plan's rates; zero means the plan's
+	Tenant      string   // id of the tenant the key belongs to
+	Environment string   // of the prefix it was minted with; may be empty
+}
+
+// Key is a whole key record, but for its secret, which is nowhere.
+type Key struct {
+	KeyHead
+	Name        string            // for people; at most MaxName bytes
+	Prefix      string            // the first characters of the secret, for lists
+	Permissions []string          // told to the upstream
+	Metadata    map[string]string // the owner's own values
+	CreatedAt   time.Time
+	RevokedAt   time.Time // zero unless revoked
+}
+
+// Tenant is a customer of the API: the owner of keys.
+type Tenant struct {
+	ID        string
+	Name      string // for people; at most MaxName bytes
+	Plan      string // name of a plan in the configuration; empty is the default plan
+	Status    Status // active or suspended
+	Metadata  map[string]string
+	CreatedAt time.Time
+}
+
+// Plan is a set of limits that tenants share by name.
+type Plan struct {
+	Name  string
+	Rates []Rate // per key, all of them hold
+}

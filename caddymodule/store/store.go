@@ -1,0 +1,109 @@
+// Package store is the durability contract between keytoll and the place where
+// its records are kept. Package storetest checks that a backend keeps it.
+package store
+
+import (
+	"context"
+	"errors"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+)
+
+// Errors that every backend returns, wrapped or bare.
+var (
+	// ErrNotFound: there is no record of that id.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: a record of that id, or a key of that digest, is there already.
+	ErrExists = errors.New("exists already")
+	// ErrClosed: the store was closed.
+	ErrClosed = errors.New("store is closed")
+	// ErrLocked: another process has the store open.
+	ErrLocked = errors.New("store is open in another process")
+	// ErrDamaged: what is stored does not hold together. Nothing of it may be used.
+	ErrDamaged = errors.New("store is damaged")
+	// ErrMasterKey: the master key is missing or not the one the store was made with.
+	ErrMasterKey = errors.New("wrong or missing master key")
+	// ErrNewer: the store was written by a newer keytoll.
+	ErrNewer = errors.New("store was written by a newer version of keytoll")
+)
+
+// Backend opens a Store. A Caddy module in the namespace keytoll.storage
+// implements it.
+type Backend interface {
+	// Identity names the place, not the configuration: two backends with the same
+	// identity share one open store. For a file it is its absolute path with
+	// links resolved.
+	Identity() string
+	// Open opens the store, making it if there is none. It returns ErrLocked,
+	// ErrDamaged, ErrMasterKey or ErrNewer, wrapped in text that says what to do.
+	Open(ctx context.Context) (Store, error)
+}
+
+// Store holds the records of one gateway. All methods are safe for concurrent
+// use. A method that returns nil has made its change durable: after a crash it
+// is there, whole, or, where the method had not returned, perhaps not at all.
+type Store interface {
+	// View runs fn on a consistent snapshot. fn must not keep the Reader.
+	View(ctx context.Context, fn func(Reader) error) error
+
+	// Update runs fn in a transaction of which all or nothing happens. Updates
+	// run one after another. If fn or the commit fails, nothing is changed and
+	// that error is returned. After the commit, and before Update returns, the
+	// changes are handed to the follower in order. fn must have no effects but on
+	// the Tx; it may run more than once.
+	Update(ctx context.Context, fn func(Tx) error) error
+
+	// Follow hands every record to apply, tenants before keys, and from then on
+	// each change, in commit order and one at a time. It returns when all that is
+	// stored has been handed over. There is one follower, set once.
+	Follow(ctx context.Context, apply func(Change)) error
+
+	// Close waits for running transactions and releases the place. Later calls of
+	// any method return ErrClosed.
+	Close() error
+}
+
+// Change is one record that is new or different. Exactly one of Tenant and Key
+// is set, or TenantGone or KeyGone names a record that was deleted.
+type Change struct {
+	Tenant     *access.Tenant  // must not be changed or kept past apply's return, except by copy
+	Key        *access.KeyHead // likewise
+	Old        *access.KeyHead // what the key was before; nil for a new one
+	TenantGone string
+	KeyGone    *access.KeyHead
+}
+
+// Reader reads records. Whatever it returns may be kept and changed.
+type Reader interface {
+	// Tenant returns one tenant or ErrNotFound.
+	Tenant(id string) (*access.Tenant, error)
+	// Tenants calls yield for the tenants with ids greater than after, in order
+	// of their ids, until it returns false.
+	Tenants(after string, yield func(*access.Tenant) bool) error
+	// Key returns one key or ErrNotFound.
+	Key(id access.KeyID) (*access.Key, error)
+	// Keys calls yield for the keys with ids greater than after, in order of
+	// their ids, until it returns false. If tenant is not empty only that tenant's
+	// keys are visited, and the others cost nothing.
+	Keys(tenant string, after access.KeyID, yield func(*access.Key) bool) error
+	// Blob returns what PutBlob stored under name, or ErrNotFound.
+	Blob(name string) ([]byte, error)
+}
+
+// Tx reads and writes records.
+type Tx interface {
+	Reader
+	// PutTenant stores a tenant, new or not.
+	PutTenant(*access.Tenant) error
+	// DeleteTenant deletes a tenant and all its keys. It returns ErrNotFound.
+	DeleteTenant(id string) error
+	// CreateKey stores a new key. It returns ErrExists if its id or digest is
+	// taken and ErrNotFound if there is no such tenant.
+	CreateKey(*access.Key) error
+	// UpdateKey stores a key that exists. Its tenant cannot change. It returns
+	// ErrNotFound.
+	UpdateKey(*access.Key) error
+	// PutBlob stores a small opaque value, such as the token buckets at a clean
+	// stop; nil deletes it.
+	PutBlob(name string, value []byte) error
+}

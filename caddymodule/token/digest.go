@@ -1,0 +1,99 @@
+package token
+
+import (
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"hash"
+	"strings"
+	"sync"
+	"unsafe"
+)
+
+// AlgHMAC is the algorithm id of HMAC-SHA-256 under the pepper that is derived
+// from the master key. Ids are stored with each digest and never reused.
+const AlgHMAC uint8 = 1
+
+// MasterLen is the length of a master key, in bytes.
+const MasterLen = 32
+
+// Master is the secret that lives outside the database. All other secrets of
+// an installation are derived from it.
+type Master struct{ key [MasterLen]byte }
+
+// ErrMaster reports a master key of the wrong form. The message never holds
+// the key.
+var ErrMaster = errors.New("a master key is 32 random bytes in base64 (44 characters): make one with `openssl rand -base64 32`")
+
+// ParseMaster reads a master key in standard or URL base64; white space around
+// it is ignored. A key whose bytes are all alike is refused as an example.
+func ParseMaster(text string) (Master, error) {
+	text = strings.TrimRight(strings.TrimSpace(text), "=")
+	raw, err := base64.RawStdEncoding.DecodeString(text)
+	if err != nil {
+		raw, err = base64.RawURLEncoding.DecodeString(text)
+	}
+	if err != nil || len(raw) != MasterLen {
+		return Master{}, ErrMaster
+	}
+	var m Master
+	copy(m.key[:], raw)
+	if strings.Count(string(raw), string(raw[:1])) == MasterLen {
+		return Master{}, errors.New("the master key is no random value: make one with `openssl rand -base64 32`")
+	}
+	return m, nil
+}
+
+// Text returns the base64 form, for the file that keeps a generated key.
+func (m Master) Text() string { return base64.StdEncoding.EncodeToString(m.key[:]) }
+
+// String returns a redacted form.
+func (m Master) String() string { return "[master key]" }
+
+// GoString returns a redacted form.
+func (m Master) GoString() string { return "[master key]" }
+
+// Derive returns a 32-byte key for one purpose (HKDF, RFC 5869). Keys of
+// different purposes tell nothing of one another or of the master key.
+func (m Master) Derive(purpose string) [32]byte {
+	b, err := hkdf.Key(sha256.New, m.key[:], nil, "keytoll v1 "+purpose, 32)
+	if err != nil {
+		panic(err) // only for lengths over 255 hashes
+	}
+	return [32]byte(b)
+}
+
+// Digester computes the digests under which secrets are stored. It is safe for
+// concurrent use and does not allocate once warm.
+type Digester struct {
+	pepper [32]byte
+	pool   sync.Pool
+}
+
+type mac struct {
+	hash.Hash
+	sum [32]byte
+}
+
+// NewDigester returns the Digester of an installation.
+func NewDigester(m Master) *Digester {
+	d := &Digester{pepper: m.Derive("digest pepper")}
+	d.pool.New = func() any { return &mac{Hash: hmac.New(sha256.New, d.pepper[:])} }
+	return d
+}
+
+// Sum returns the AlgHMAC digest of a secret's text.
+func (d *Digester) Sum(text string) [32]byte {
+	m := d.pool.Get().(*mac)
+	m.Reset()
+	m.Write(bytesOf(text))
+	m.Hash.Sum(m.sum[:0])
+	sum := m.sum
+	d.pool.Put(m)
+	return sum
+}
+
+// bytesOf returns the bytes of s, which must only be read.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
