@@ -13,7 +13,7 @@ import (
 var (
 	// ErrNotFound: there is no record of that id.
 	ErrNotFound = errors.New("not found")
-	// ErrExists: a record of that id, or a key of that digest, is there already.
+	// ErrExists: a record of that id is there already.
 	ErrExists = errors.New("exists already")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("store is closed")
@@ -97,8 +97,9 @@ type Tx interface {
 	PutTenant(*access.Tenant) error
 	// DeleteTenant deletes a tenant and all its keys. It returns ErrNotFound.
 	DeleteTenant(id string) error
-	// CreateKey stores a new key. It returns ErrExists if its id or digest is
-	// taken and ErrNotFound if there is no such tenant.
+	// CreateKey stores a new key. It returns ErrExists if its id is taken and
+	// ErrNotFound if there is no such tenant. That its digest is new is the
+	// caller's to check.
 	CreateKey(*access.Key) error
 	// UpdateKey stores a key that exists. Its tenant cannot change. It returns
 	// ErrNotFound.
