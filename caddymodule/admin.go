@@ -1,0 +1,109 @@
+package caddymodule
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/engine"
+	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
+	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+)
+
+func init() {
+	caddy.RegisterModule(new(AdminAPI))
+}
+
+// AdminAPI is the operator's door: the routes under /keytoll/v1/ of Caddy's
+// admin endpoint, for all tenants.
+type AdminAPI struct{ handler http.Handler }
+
+// CaddyModule returns the Caddy module information.
+func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "admin.api.keytoll", New: func() caddy.Module { return new(AdminAPI) }}
+}
+
+// Provision makes the handler. It holds nothing of a configuration: admin
+// modules are never cleaned up.
+func (a *AdminAPI) Provision(caddy.Context) error {
+	a.handler = mgmt.NewHandler(activeRegistrar, activeStatus)
+	return nil
+}
+
+// Routes returns the routes of the admin endpoint.
+func (a *AdminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{Pattern: "/keytoll/v1/", Handler: caddy.AdminHandlerFunc(
+		func(w http.ResponseWriter, r *http.Request) error {
+			a.handler.ServeHTTP(w, r)
+			return nil
+		})}}
+}
+
+// activeApp returns the app of the running configuration.
+func activeApp() (*App, error) {
+	app, err := caddy.ActiveContext().AppIfConfigured("keytoll")
+	if err != nil {
+		return nil, fmt.Errorf("the running configuration does not use keytoll: %w", err)
+	}
+	return app.(*App), nil
+}
+
+func activeRegistrar() (*registrar.Registrar, error) {
+	app, err := activeApp()
+	if err != nil {
+		return nil, err
+	}
+	if reg := app.registrar.Load(); reg != nil {
+		return reg, nil
+	}
+	return nil, fmt.Errorf("keytoll has not started yet")
+}
+
+// status is the answer to GET /keytoll/v1/status.
+type status struct {
+	Storage string            `json:"storage"` // where keys are kept
+	Keys    map[string]int    `json:"keys"`    // by status
+	Tenants map[string]int    `json:"tenants"` // by status
+	Buckets int               `json:"buckets"` // token buckets in the shared table
+	Plans   []string          `json:"plans"`   // of the running configuration
+	Reasons map[string]uint64 `json:"requests"`
+}
+
+func activeStatus() any {
+	app, err := activeApp()
+	if err != nil {
+		return status{}
+	}
+	s := status{Storage: app.backend.Identity(), Plans: app.planNames(),
+		Keys: map[string]int{}, Tenants: map[string]int{}, Reasons: map[string]uint64{}}
+	e := app.engine.Load()
+	if e == nil {
+		return s
+	}
+	s.fill(e)
+	return s
+}
+
+func (s *status) fill(e *engine.Engine) {
+	n := e.Index.Counts()
+	for _, st := range []access.Status{access.StatusActive, access.StatusDisabled, access.StatusRevoked} {
+		s.Keys[st.String()] = int(n.Keys[st])
+	}
+	for _, st := range []access.Status{access.StatusActive, access.StatusSuspended} {
+		s.Tenants[st.String()] = int(n.Tenants[st])
+	}
+	s.Buckets = e.Limiter.Len()
+	for i := range e.Counts.Requests {
+		if n := e.Counts.Requests[i].Load(); n > 0 {
+			s.Reasons[access.Reason(i).String()] = n
+		}
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.AdminRouter = (*AdminAPI)(nil)
+	_ caddy.Provisioner = (*AdminAPI)(nil)
+)

@@ -1,0 +1,402 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"go.uber.org/zap"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/engine"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	"github.com/keytoll/keytoll/caddymodule/store"
+	"github.com/keytoll/keytoll/caddymodule/token"
+)
+
+func init() {
+	caddy.RegisterModule(new(App))
+}
+
+// startWait is how long a request waits for an app that has not started yet.
+const startWait = 10 * time.Second
+
+// App is the configuration that all gates share. What it describes is kept in
+// an engine that outlives it: a reload swaps the configuration and leaves
+// database, buckets and counters as they are.
+type App struct {
+	// Where keys and tenants are kept. Default: `{"backend": "bolt"}`.
+	StorageRaw json.RawMessage `json:"storage,omitempty" caddy:"namespace=keytoll.storage inline_key=backend"`
+
+	// 32 random bytes in base64, as a placeholder such as `{env.KEYTOLL_MASTER_KEY}`
+	// or `{file./etc/keytoll/master.key}`; it peppers the digests of keys and
+	// must stay outside the database. Default: the file master.key beside the
+	// database, made at the first start.
+	MasterKey string `json:"master_key,omitempty"`
+
+	// The prefixes new keys are minted with, the first one by default.
+	// Default: `kt_` without an environment.
+	Prefixes []Prefix `json:"prefixes,omitempty"`
+
+	// Plans by name. A tenant's keys have the limits of its plan.
+	Plans map[string]*Plan `json:"plans,omitempty"`
+
+	// The plan of tenants that name none. Default: no plan and so no limits.
+	DefaultPlan string `json:"default_plan,omitempty"`
+
+	// Tenants by id that are created at start if they do not exist. From then on
+	// the store owns them.
+	Tenants map[string]*Tenant `json:"tenants,omitempty"`
+
+	// Bounds failed attempts per client network. Default: 30 in a minute for an
+	// IPv4 address or an IPv6 /64.
+	Throttle *Throttle `json:"throttle_failures,omitempty"`
+
+	// Tunes the garbage collector of the whole process. Default: as Caddy has it.
+	GC *GC `json:"gc,omitempty"`
+
+	ctx      caddy.Context
+	logger   *zap.Logger
+	events   *caddyevents.App
+	backend  store.Backend
+	master   *token.Master
+	keys     token.Set
+	plans    map[string]*access.Plan
+	throttle gate.Throttle
+
+	mu        sync.Mutex // guards opened and closed
+	opened    chan struct{}
+	closed    bool
+	openErr   error
+	engine    atomic.Pointer[engine.Engine]
+	registrar atomic.Pointer[registrar.Registrar]
+}
+
+// Prefix is what keys of one kind start with.
+type Prefix struct {
+	// At most 32 letters, digits and '_', ending with '_'.
+	Prefix string `json:"prefix"`
+	// What the upstream may be told of keys with this prefix. Default: none.
+	Environment string `json:"environment,omitempty"`
+}
+
+// Plan is a set of limits that tenants share by name.
+type Plan struct {
+	// Token buckets of each key; all of them hold. Default: none.
+	Rates []Rate `json:"rates,omitempty"`
+}
+
+// Tenant is a tenant that is created at start.
+type Tenant struct {
+	// For people. Default: none.
+	Name string `json:"name,omitempty"`
+	// The name of a plan. Default: the default plan.
+	Plan string `json:"plan,omitempty"`
+}
+
+// Rate is a token bucket.
+type Rate struct {
+	// How many requests are gained over each window.
+	Requests uint32 `json:"requests"`
+	// The window, from 1ms to 366d.
+	Window caddy.Duration `json:"window"`
+	// How many requests the bucket holds. Default: as many as Requests.
+	Burst uint32 `json:"burst,omitempty"`
+}
+
+func (r Rate) access() (access.Rate, error) {
+	a := access.Rate{Requests: r.Requests, Burst: r.Burst, Window: time.Duration(r.Window)}
+	if a.Burst == 0 {
+		a.Burst = a.Requests
+	}
+	return a, a.Validate()
+}
+
+// Throttle bounds failed attempts.
+type Throttle struct {
+	// Turns the throttle off. Default: false.
+	Off bool `json:"off,omitempty"`
+	Rate
+	// The part of an IPv4 address that counts as one client, in bits. Default: 32.
+	IPv4Bits int `json:"ipv4_bits,omitempty"`
+	// The part of an IPv6 address that counts as one client, in bits. Default: 64.
+	IPv6Bits int `json:"ipv6_bits,omitempty"`
+}
+
+// GC tunes the garbage collector.
+type GC struct {
+	// The heap may grow by this percentage before it is collected (GOGC), from
+	// 50 to 1000.
+	Percent int `json:"percent"`
+	// Above this many bytes the collector works harder whatever the percentage
+	// (GOMEMLIMIT). Required, so that a burst cannot take all memory.
+	MemoryLimit int64 `json:"memory_limit"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "keytoll", New: func() caddy.Module { return new(App) }}
+}
+
+// Provision checks the configuration. It opens no file: `caddy validate` must
+// pass while a server runs on the same database.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.ctx, a.logger = ctx, ctx.Logger()
+	ev, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting events app: %w", err)
+	}
+	a.events = ev.(*caddyevents.App)
+	if err := a.provisionKeys(); err != nil {
+		return err
+	}
+	if err := a.provisionPlans(); err != nil {
+		return err
+	}
+	if err := a.provisionThrottle(); err != nil {
+		return err
+	}
+	if err := a.GC.validate(); err != nil {
+		return err
+	}
+	if err := a.provisionStorage(); err != nil {
+		return err
+	}
+	return ctx.GetMetricsRegistry().Register(collector{a})
+}
+
+func (a *App) provisionKeys() error {
+	if len(a.Prefixes) == 0 {
+		a.Prefixes = []Prefix{{Prefix: "kt_"}}
+	}
+	texts := make([]string, len(a.Prefixes))
+	for i, p := range a.Prefixes {
+		texts[i] = p.Prefix
+		if err := access.CheckName(p.Environment); err != nil || len(p.Environment) > 32 {
+			return fmt.Errorf("environment %q of prefix %s: want at most 32 bytes without control characters", p.Environment, p.Prefix)
+		}
+	}
+	var err error
+	a.keys, err = token.NewSet(texts...)
+	return err
+}
+
+func (a *App) provisionPlans() error {
+	a.plans = make(map[string]*access.Plan, len(a.Plans))
+	for name, p := range a.Plans {
+		if err := access.CheckTenantID(name); err != nil {
+			return fmt.Errorf("plan name %q: want letters, digits, '_', '-' or '.'", name)
+		}
+		if p == nil {
+			p = new(Plan)
+		}
+		if len(p.Rates) > maxPlanRates {
+			return fmt.Errorf("plan %s has %d rates, at most %d are allowed", name, len(p.Rates), maxPlanRates)
+		}
+		plan := &access.Plan{Name: name}
+		for _, r := range p.Rates {
+			rate, err := r.access()
+			if err != nil {
+				return fmt.Errorf("plan %s: %w", name, err)
+			}
+			plan.Rates = append(plan.Rates, rate)
+		}
+		a.plans[name] = plan
+	}
+	if a.DefaultPlan != "" && a.plans[a.DefaultPlan] == nil {
+		return fmt.Errorf("default_plan %s is not defined: add `plan %[1]s { … }` or name one of the plans", a.DefaultPlan)
+	}
+	for id, t := range a.Tenants {
+		if err := access.CheckTenantID(id); err != nil {
+			return err
+		}
+		if t == nil {
+			continue
+		}
+		if err := access.CheckName(t.Name); err != nil {
+			return fmt.Errorf("tenant %s: %w", id, err)
+		}
+		if t.Plan != "" && a.plans[t.Plan] == nil {
+			return fmt.Errorf("tenant %s: plan %s is not defined: add `plan %[2]s { … }` or name one of the plans", id, t.Plan)
+		}
+	}
+	return nil
+}
+
+func (a *App) provisionThrottle() error {
+	t := a.Throttle
+	if t == nil {
+		a.throttle.Rate = access.Rate{Requests: 30, Burst: 30, Window: time.Minute}
+		return nil
+	}
+	if t.Off {
+		return nil
+	}
+	rate, err := t.Rate.access()
+	if err != nil {
+		return fmt.Errorf("throttle_failures: %w", err)
+	}
+	if t.IPv4Bits < 0 || t.IPv4Bits > 32 || t.IPv6Bits < 0 || t.IPv6Bits > 128 {
+		return fmt.Errorf("throttle_failures: want 1 to 32 bits of IPv4 and 1 to 128 bits of IPv6 addresses, not %d and %d", t.IPv4Bits, t.IPv6Bits)
+	}
+	a.throttle = gate.Throttle{Rate: rate, V4Bits: t.IPv4Bits, V6Bits: t.IPv6Bits}
+	return nil
+}
+
+// Start opens the store, or joins the engine that has it open, and creates the
+// configured tenants. An error keeps the old configuration serving.
+func (a *App) Start() error {
+	if _, err := a.open(context.Background()); err != nil {
+		return err
+	}
+	a.GC.apply(a.logger)
+	a.warnUnfilteredLogs()
+	return nil
+}
+
+// Stop does nothing: requests may still be on their way.
+func (a *App) Stop() error { return nil }
+
+// Cleanup lets go of the engine. The last configuration to do so closes it.
+func (a *App) Cleanup() error {
+	a.mu.Lock()
+	opened := a.opened
+	a.closed = true
+	a.mu.Unlock()
+	if opened == nil {
+		return nil
+	}
+	<-opened
+	if a.engine.Load() == nil {
+		return nil
+	}
+	_, err := engines.Delete(a.backend.Identity())
+	return err
+}
+
+// Engine returns the running engine. A request that comes before Start opens
+// it itself, and waits for it at most startWait. It returns nil if there is
+// none by then.
+func (a *App) running(ctx context.Context) *engine.Engine {
+	if e := a.engine.Load(); e != nil {
+		return e
+	}
+	ctx, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	e, err := a.open(ctx)
+	if err != nil {
+		a.logger.Error("the store is not open", zap.Error(err))
+	}
+	return e
+}
+
+// open is called by Start and by early requests; the first call does the work.
+func (a *App) open(ctx context.Context) (*engine.Engine, error) {
+	a.mu.Lock()
+	if a.closed {
+		a.mu.Unlock()
+		return nil, store.ErrClosed
+	}
+	if a.opened == nil {
+		a.opened = make(chan struct{})
+		go func() {
+			defer close(a.opened)
+			a.openErr = a.join()
+		}()
+	}
+	opened := a.opened
+	a.mu.Unlock()
+	select {
+	case <-opened:
+		return a.engine.Load(), a.openErr
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// join takes a share of the pooled engine.
+func (a *App) join() error {
+	e, err := acquire(a.backend, a.master)
+	if err != nil {
+		return err
+	}
+	reg := a.newRegistrar(e)
+	if err := a.seed(reg, e.Store); err != nil {
+		_, _ = engines.Delete(a.backend.Identity())
+		return err
+	}
+	a.registrar.Store(reg)
+	a.engine.Store(e)
+	return nil
+}
+
+// seed creates the configured tenants and checks that the plans of all tenants
+// are defined: a plan that was taken out of the configuration must not turn
+// into no limits.
+func (a *App) seed(reg *registrar.Registrar, st store.Store) error {
+	ctx := context.Background()
+	for id, t := range a.Tenants {
+		if t == nil {
+			t = new(Tenant)
+		}
+		if err := reg.EnsureTenant(ctx, registrar.CreateTenantRequest{ID: id, Name: t.Name, Plan: t.Plan}); err != nil {
+			return fmt.Errorf("creating tenant %s: %w", id, err)
+		}
+	}
+	return a.checkTenantPlans(ctx, st)
+}
+
+func (a *App) checkTenantPlans(ctx context.Context, st store.Store) error {
+	return st.View(ctx, func(r store.Reader) (missing error) {
+		err := r.Tenants("", func(t *access.Tenant) bool {
+			if t.Plan != "" && a.plans[t.Plan] == nil {
+				missing = fmt.Errorf("tenant %s is on plan %s, which this configuration does not define: add `plan %[2]s { … }`, or move the tenant while the old configuration runs", t.ID, t.Plan)
+			}
+			return missing == nil
+		})
+		return errors.Join(err, missing)
+	})
+}
+
+func (a *App) newRegistrar(e *engine.Engine) *registrar.Registrar {
+	return registrar.New(registrar.Options{
+		Store:    e.Store,
+		Digester: e.Digester,
+		Prefixes: a.registrarPrefixes,
+		Plans:    a.planNames,
+		OnEvent:  a.emit,
+	})
+}
+
+func (a *App) registrarPrefixes() []registrar.Prefix {
+	ps := make([]registrar.Prefix, len(a.Prefixes))
+	for i, p := range a.Prefixes {
+		ps[i] = registrar.Prefix{Text: p.Prefix, Environment: p.Environment}
+	}
+	return ps
+}
+
+func (a *App) planNames() []string {
+	names := make([]string, 0, len(a.plans))
+	for n := range a.plans {
+		names = append(names, n)
+	}
+	return names
+}
+
+// emit hands an event to Caddy's events app.
+func (a *App) emit(name string, data map[string]any) { a.events.Emit(a.ctx, name, data) }
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

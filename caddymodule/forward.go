@@ -1,0 +1,164 @@
+package caddymodule
+
+import (
+	"io"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/engine"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+)
+
+// exchange is one request that was let in: the writer of its response and what
+// is known of it. It is the one allocation of an admitted request, and holds
+// the header values set in both directions. It must not be pooled: those values
+// are strings over its own memory.
+type exchange struct {
+	caddyhttp.ResponseWriterWrapper
+	gate.Call
+	h      *Handler
+	engine *engine.Engine
+	cold   *access.Key // read when asked for
+	body   gate.Body
+	done   bool // the final status was written
+
+	values  [inlineValues]string
+	nvalues int
+	buf     [160]byte // digits and ids behind values
+	nbuf    int
+}
+
+// inlineValues is how many header values fit into an exchange.
+const inlineValues = 12
+
+// value returns s as a header's values, out of the exchange's own memory while
+// that lasts.
+func (x *exchange) value(s string) []string {
+	if x.nvalues == len(x.values) {
+		return []string{s}
+	}
+	i := x.nvalues
+	x.values[i] = s
+	x.nvalues++
+	return x.values[i : i+1 : i+1]
+}
+
+// forward cleans the request, tells the upstream whose it is, and passes it on.
+func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, next caddyhttp.Handler) error {
+	x := &exchange{Call: *c, h: h, engine: e}
+	x.ResponseWriter = w
+	x.attach(r)
+	h.cleaner.Cleanse(r, &x.body)
+	if x.Record != nil {
+		x.identify(r)
+	}
+	err := next.ServeHTTP(x, r)
+	if err == nil || x.done {
+		return err
+	}
+	reason, ok := upstreamReason(err)
+	if !ok {
+		return err
+	}
+	e.Counts.Requests[reason].Add(1)
+	if h.Errors == "caddy" {
+		return err
+	}
+	h.logger.Error("upstream failed",
+		zap.Int("status", reason.Answer().Status),
+		zap.String("method", r.Method), zap.String("host", r.Host), zap.String("path", h.app.keys.Redact(r.URL.Path)),
+		zap.String("error", h.app.keys.Redact(err.Error())))
+	x.Reason = reason
+	h.refusalHeaders(x.Header(), &x.Call)
+	h.writeAnswer(x, r, reason)
+	return nil
+}
+
+// attach makes the exchange known to placeholders and the access log.
+func (x *exchange) attach(r *http.Request) {
+	ctx := r.Context()
+	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Map(x.replace)
+	}
+	if logged(r) {
+		if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+			extra.Set(zap.Object("keytoll", x))
+		}
+	}
+}
+
+// describe makes a refused request known as far as its key is.
+func (h *Handler) describe(r *http.Request, c gate.Call) {
+	(&exchange{Call: c, h: h, engine: h.app.engine.Load()}).attach(r)
+}
+
+// logged reports whether the server writes an access log.
+func logged(r *http.Request) bool {
+	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return ok && srv.Logs != nil
+}
+
+// MarshalLogObject writes the access log's keytoll object.
+func (x *exchange) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("reason", x.Reason.String())
+	if x.Record == nil {
+		return nil
+	}
+	enc.AddString("key", x.Record.ID.String())
+	enc.AddString("tenant", x.tenant().ID)
+	if p := x.h.gate.Plan(x.Tenant); p != nil {
+		enc.AddString("plan", p.Name)
+	}
+	if env := x.engine.Index.Environment(x.Record); env != "" {
+		enc.AddString("environment", env)
+	}
+	return nil
+}
+
+// WriteHeader sets the gate's headers on the final status, so that they win
+// over the upstream's. 101 is final; the other 1xx are not.
+func (x *exchange) WriteHeader(status int) {
+	if !x.done && (status >= 200 || status == http.StatusSwitchingProtocols) {
+		x.done = true
+		if x.Limited {
+			x.h.headers.setInline(x, x.Header())
+		}
+	}
+	x.ResponseWriter.WriteHeader(status)
+}
+
+// Write writes a part of the body, after an implicit 200.
+func (x *exchange) Write(p []byte) (int, error) {
+	if !x.done {
+		x.WriteHeader(http.StatusOK)
+	}
+	return x.ResponseWriter.Write(p)
+}
+
+// ReadFrom keeps the path of sendfile open.
+func (x *exchange) ReadFrom(src io.Reader) (int64, error) {
+	if !x.done {
+		x.WriteHeader(http.StatusOK)
+	}
+	return x.ResponseWriterWrapper.ReadFrom(src)
+}
+
+// FlushError sends what was written. It never buffers.
+func (x *exchange) FlushError() error {
+	if !x.done {
+		x.WriteHeader(http.StatusOK)
+	}
+	return http.NewResponseController(x.ResponseWriter).Flush()
+}
+
+// Interface guards
+var (
+	_ http.ResponseWriter     = (*exchange)(nil)
+	_ io.ReaderFrom           = (*exchange)(nil)
+	_ zapcore.ObjectMarshaler = (*exchange)(nil)
+)

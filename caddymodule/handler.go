@@ -1,0 +1,288 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+)
+
+func init() {
+	caddy.RegisterModule(new(Handler))
+}
+
+// Handler is the gate in front of an API: it lets in requests with a good key,
+// within their limits, and tells the API behind whose they are.
+type Handler struct {
+	// Where a key may stand, in order: `bearer`, `header:<Name>`, `basic`,
+	// `query:<name>`. Default: `bearer` and `header:X-API-Key`.
+	Sources []string `json:"sources,omitempty"`
+
+	// Let requests without a credential in, as nobody's. A wrong one is still
+	// refused. Default: false.
+	Optional bool `json:"optional,omitempty"`
+
+	// Requests that need no key. A key they carry is not looked at; it and all
+	// identity headers are removed. Default: none.
+	PublicRaw caddyhttp.RawMatcherSets `json:"public,omitempty" caddy:"namespace=http.matchers"`
+
+	// Rate limits besides the key's own and its plan's. All that match hold.
+	// Default: none.
+	Limits []*Limit `json:"limits,omitempty"`
+
+	// Headers set on requests to the API. Client copies are removed, in every
+	// spelling. X-Tenant-Id and X-Key-Id are set unless Without names them.
+	Inject []Injection `json:"inject,omitempty"`
+
+	// Default headers that are not set; client copies are removed all the same.
+	Without []string `json:"without,omitempty"`
+
+	// Leave credentials in the request. Default: false.
+	KeepCredential bool `json:"keep_credential,omitempty"`
+
+	// Protocols a client may upgrade to. Default: `websocket`.
+	Upgrades []string `json:"upgrades,omitempty"`
+
+	// Which rate-limit headers clients get: `x` for X-RateLimit-*, `draft` for
+	// RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-11),
+	// `both` or `off`. Default: `x`.
+	RateHeaders string `json:"rate_headers,omitempty"`
+
+	// Who writes the answer to a refused request: `inline` is this handler,
+	// `caddy` the site's `handle_errors`. Default: `inline`.
+	Errors string `json:"errors,omitempty"`
+
+	// Accept keys over cleartext http from other machines. Default: false.
+	AllowHTTP bool `json:"allow_http,omitempty"`
+
+	app     *App
+	logger  *zap.Logger
+	gate    *gate.Gate
+	cleaner *gate.Cleaner
+	answers [access.NumReasons]answer
+	inject  []injector
+	headers rateHeaders
+}
+
+// Limit is a rate limit of a gate.
+type Limit struct {
+	// Which requests it is about. Default: all.
+	MatchRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
+	Rate
+	// What each bucket is for: `key`, `tenant` or `address`. Default: `key`.
+	Per string `json:"per,omitempty"`
+	// Names the limit in RateLimit fields. Limits of one name share their
+	// buckets; those without share them if Match and Per are the same.
+	Name string `json:"name,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.keytoll", New: func() caddy.Module { return new(Handler) }}
+}
+
+// Provision checks and compiles the rules.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	mod, err := ctx.App("keytoll")
+	if err != nil {
+		return fmt.Errorf("getting keytoll app: %w", err)
+	}
+	h.app = mod.(*App)
+	h.gate = &gate.Gate{
+		Keys: h.app.keys, Optional: h.Optional, AllowHTTP: h.AllowHTTP,
+		Plans: h.app.plans, DefaultPlan: h.app.plans[h.app.DefaultPlan], Throttle: h.app.throttle,
+	}
+	if h.headers, err = parseRateHeaders(h.RateHeaders); err != nil {
+		return err
+	}
+	for _, step := range []func(caddy.Context) error{
+		h.provisionSources, h.provisionPublic, h.provisionLimits, h.provisionInject, h.provisionAnswers,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Handler) provisionSources(caddy.Context) error {
+	if len(h.Sources) == 0 {
+		h.Sources = []string{"bearer", "header:X-API-Key"}
+	}
+	var headers, query []string
+	for i, s := range h.Sources {
+		src, err := gate.ParseSource(s)
+		if err != nil {
+			return err
+		}
+		for _, before := range h.gate.Sources {
+			if before == src {
+				return fmt.Errorf("source %s is listed twice (the second is number %d)", s, i+1)
+			}
+		}
+		h.gate.Sources = append(h.gate.Sources, src)
+		switch src.Kind {
+		case gate.Header:
+			headers = append(headers, src.Name)
+		case gate.Query:
+			query = append(query, src.Name)
+		}
+	}
+	registerRedaction(headers, query, h.app.keys)
+	return nil
+}
+
+func (h *Handler) provisionPublic(ctx caddy.Context) error {
+	match, err := loadMatch(ctx, h, "PublicRaw", h.PublicRaw)
+	if err != nil {
+		return fmt.Errorf("public: %w", err)
+	}
+	if len(h.PublicRaw) > 0 {
+		h.gate.Public = []gate.Match{match}
+	}
+	return nil
+}
+
+// loadMatch compiles matcher sets; no sets match everything.
+func loadMatch(ctx caddy.Context, owner any, field string, raw caddyhttp.RawMatcherSets) (gate.Match, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	mods, err := ctx.LoadModule(owner, field)
+	if err != nil {
+		return nil, err
+	}
+	var sets caddyhttp.MatcherSets
+	if err := sets.FromInterface(mods); err != nil {
+		return nil, err
+	}
+	return sets.AnyMatchWithError, nil
+}
+
+func (h *Handler) provisionLimits(ctx caddy.Context) error {
+	if len(h.Limits) > maxGateLimits {
+		return fmt.Errorf("a gate has at most %d limits, not %d", maxGateLimits, len(h.Limits))
+	}
+	for i, l := range h.Limits {
+		if err := h.provisionLimit(ctx, l); err != nil {
+			return fmt.Errorf("limit %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+func (h *Handler) provisionLimit(ctx caddy.Context, l *Limit) error {
+	if l.Per == "" {
+		l.Per = "key"
+	}
+	per, ok := gate.ParsePer(l.Per)
+	if !ok {
+		return fmt.Errorf("per %q: want key, tenant or address", l.Per)
+	}
+	rate, err := l.access()
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(l.MatchRaw)
+	if err != nil {
+		return err
+	}
+	match, err := loadMatch(ctx, l, "MatchRaw", l.MatchRaw)
+	if err != nil {
+		return err
+	}
+	name := l.Name
+	if name == "" {
+		name = l.Per
+	} else {
+		raw = []byte("name " + l.Name)
+	}
+	if err := checkPolicyName(name); err != nil {
+		return err
+	}
+	h.gate.Limits = append(h.gate.Limits, gate.Limit{
+		Match: match, Per: per, Rate: rate, Name: name, Class: limitClass(l.Per, raw),
+	})
+	return nil
+}
+
+// ServeHTTP lets the request through or answers it.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	e := h.app.running(r.Context())
+	if e == nil {
+		return h.refuse(w, r, &gate.Call{Reason: access.Unavailable})
+	}
+	var c gate.Call
+	c.Started = e.Limiter.Now()
+	c.Secure, c.Address = h.peer(r)
+	h.gate.Decide(&e.State, r, &c)
+	n := e.Counts.Requests[c.Reason].Add(1)
+	if n&63 == 0 {
+		e.Counts.Decisions.Observe(time.Duration(e.Limiter.Now() - c.Started))
+	}
+	if !c.Reason.LetsIn() {
+		return h.refuse(w, r, &c)
+	}
+	return h.forward(e, w, r, &c, next)
+}
+
+// peer tells whether the request came over a line nobody else reads, and from
+// whom.
+func (h *Handler) peer(r *http.Request) (secure bool, addr netip.Addr) {
+	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	if ip, ok := vars[caddyhttp.ClientIPVarKey].(string); ok {
+		addr, _ = netip.ParseAddr(ip)
+	}
+	secure = r.TLS != nil || local(r.RemoteAddr)
+	if trusted, _ := vars[caddyhttp.TrustedProxyVarKey].(bool); trusted {
+		// A proxy that is trusted knows how the client came to it.
+		if proto := r.Header["X-Forwarded-Proto"]; len(proto) > 0 {
+			secure = allHTTPS(proto)
+		}
+	}
+	return secure, addr
+}
+
+// local reports whether a remote address is loopback or a unix socket.
+func local(remote string) bool {
+	if remote == "" || remote == "@" || remote[0] == '/' || remote[0] == '@' {
+		return true
+	}
+	if strings.HasPrefix(remote, "127.") || strings.HasPrefix(remote, "[::1]:") {
+		return true
+	}
+	host, _, err := net.SplitHostPort(remote)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+func allHTTPS(values []string) bool {
+	for _, v := range values {
+		for p := range strings.SplitSeq(v, ",") {
+			if !strings.EqualFold(strings.Trim(p, " \t"), "https") {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

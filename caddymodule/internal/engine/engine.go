@@ -1,0 +1,158 @@
+// Package engine is the state behind every configuration: one open store, the
+// index of its keys, and the token buckets. It is opened once per place of
+// storage and outlives configuration reloads.
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/index"
+	"github.com/keytoll/keytoll/caddymodule/internal/limit"
+	"github.com/keytoll/keytoll/caddymodule/store"
+	"github.com/keytoll/keytoll/caddymodule/token"
+)
+
+// The blobs that hold the token buckets between a clean stop and the next
+// start.
+const (
+	blobStopped = "limit/stopped" // unix nanoseconds of the stop, big-endian
+	blobKeys    = "limit/keys"
+	blobTable   = "limit/table"
+)
+
+// Keeper is a store that knows its master key. Every backend's Store is one.
+type Keeper interface {
+	store.Store
+	Master() token.Master
+}
+
+// Engine is the state of one gateway. All methods are safe for concurrent use.
+type Engine struct {
+	gate.State
+	Store  store.Store
+	Master token.Master
+	Counts Counts
+}
+
+// Counts are what the metrics read.
+type Counts struct {
+	Requests    [access.NumReasons]atomic.Uint64
+	StoreErrors atomic.Uint64
+	Decisions   Histogram // of one request in 64
+}
+
+// Open opens the store of a backend and loads its keys. The buckets of the last
+// clean stop are taken over, less the time that has passed since; a clock that
+// was set back counts as no time.
+func Open(ctx context.Context, b store.Backend) (*Engine, error) {
+	st, err := b.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, err := load(ctx, st)
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return e, nil
+}
+
+func load(ctx context.Context, st store.Store) (*Engine, error) {
+	k, ok := st.(Keeper)
+	if !ok {
+		return nil, fmt.Errorf("storage %T does not say which master key it was opened with", st)
+	}
+	e := &Engine{Store: st, Master: k.Master()}
+	e.Index = index.New()
+	e.Limiter = limit.New(limit.Options{})
+	e.Digester = token.NewDigester(e.Master)
+	if err := st.Follow(ctx, e.Index.Apply); err != nil {
+		return nil, fmt.Errorf("loading keys: %w", err)
+	}
+	return e, e.restoreBuckets(ctx)
+}
+
+func (e *Engine) restoreBuckets(ctx context.Context) error {
+	return e.Store.View(ctx, func(r store.Reader) error {
+		stopped, err := r.Blob(blobStopped)
+		if errors.Is(err, store.ErrNotFound) || err == nil && len(stopped) != 8 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		elapsed := time.Since(time.Unix(0, int64(binary.BigEndian.Uint64(stopped))))
+		keys, err := r.Blob(blobKeys)
+		if err == nil {
+			err = e.Index.RestoreBuckets(e.Limiter.Now(), elapsed, keys)
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("restoring token buckets: %w", err)
+		}
+		table, err := r.Blob(blobTable)
+		if err == nil {
+			err = e.Limiter.Restore(e.Limiter.Now(), elapsed, table)
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("restoring token buckets: %w", err)
+		}
+		return nil
+	})
+}
+
+// Close keeps the token buckets and closes the store. No request may be on its
+// way through a gate of this engine.
+func (e *Engine) Close() error {
+	now := e.Limiter.Now()
+	keys, table := e.Index.SnapshotBuckets(now), e.Limiter.Snapshot(now)
+	stopped := binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano()))
+	err := e.Store.Update(context.Background(), func(tx store.Tx) error {
+		return errors.Join(tx.PutBlob(blobStopped, stopped), tx.PutBlob(blobKeys, keys), tx.PutBlob(blobTable, table))
+	})
+	if err != nil {
+		err = fmt.Errorf("keeping token buckets: %w", err)
+	}
+	return errors.Join(err, e.Store.Close())
+}
+
+// Key reads a whole key record. It costs a few microseconds: only what is not
+// in the index needs it.
+func (e *Engine) Key(ctx context.Context, id access.KeyID) (key *access.Key, err error) {
+	err = e.Store.View(ctx, func(r store.Reader) error {
+		key, err = r.Key(id)
+		return err
+	})
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		e.Counts.StoreErrors.Add(1)
+	}
+	return key, err
+}
+
+// Histogram counts durations in fixed buckets.
+type Histogram struct {
+	Buckets [len(Bounds) + 1]atomic.Uint64
+	Sum     atomic.Uint64 // nanoseconds
+}
+
+// Bounds are the upper bounds of a Histogram's buckets.
+var Bounds = [...]time.Duration{
+	250 * time.Nanosecond, 500 * time.Nanosecond, time.Microsecond, 2500 * time.Nanosecond,
+	5 * time.Microsecond, 10 * time.Microsecond, 50 * time.Microsecond, 250 * time.Microsecond,
+	time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond,
+}
+
+// Observe counts one duration.
+func (h *Histogram) Observe(d time.Duration) {
+	i := 0
+	for i < len(Bounds) && d > Bounds[i] {
+		i++
+	}
+	h.Buckets[i].Add(1)
+	h.Sum.Add(uint64(max(d, 0)))
+}

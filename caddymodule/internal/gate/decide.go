@@ -1,0 +1,376 @@
+package gate
+
+import (
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/index"
+	"github.com/keytoll/keytoll/caddymodule/internal/limit"
+	"github.com/keytoll/keytoll/caddymodule/token"
+)
+
+// Match says whether a rule is about a request. A nil Match is about all.
+type Match func(*http.Request) (bool, error)
+
+// Per is what the buckets of a limit are kept for.
+type Per uint8
+
+// The subjects of a limit.
+const (
+	PerKey Per = iota
+	PerTenant
+	PerAddress
+)
+
+var perNames = [...]string{"key", "tenant", "address"}
+
+// String returns key, tenant or address.
+func (p Per) String() string { return perNames[p] }
+
+// ParsePer reads what String writes.
+func ParsePer(s string) (Per, bool) {
+	for i, n := range perNames {
+		if n == s {
+			return Per(i), true
+		}
+	}
+	return 0, false
+}
+
+// Limit is one rate limit of a gate.
+type Limit struct {
+	Match Match
+	Per   Per
+	Rate  access.Rate
+	Class uint64 // tells its buckets from those of other limits
+	Name  string // in RateLimit fields
+}
+
+// MaxLimits is how many token buckets one request can draw on.
+const MaxLimits = 12
+
+// classes of buckets that are not a gate's limits
+const (
+	classFailures uint64 = 1
+	classPlan     uint64 = 16 // and up: the second and later rates of a plan
+)
+
+// State is what outlives configurations: who holds keys, and how much of which
+// limit is used.
+type State struct {
+	Index    *index.Index
+	Limiter  *limit.Limiter
+	Digester *token.Digester
+
+	// lastFailure is the limiter's time of the last failed attempt, plus one. A
+	// gate that sees none for long need not look up the client's address.
+	lastFailure atomic.Int64
+}
+
+// Throttle bounds failed attempts per client network.
+type Throttle struct {
+	Rate           access.Rate // zero is off
+	V4Bits, V6Bits int
+}
+
+// Gate is the rules of one gate under one configuration. It is immutable and
+// safe for concurrent use.
+type Gate struct {
+	Sources     []Source
+	Keys        token.Set // the prefixes minted here
+	Public      []Match
+	Optional    bool
+	AllowHTTP   bool
+	Limits      []Limit
+	Plans       map[string]*access.Plan
+	DefaultPlan *access.Plan // may be nil: no limits but the keys' own
+	Throttle    Throttle
+	Now         func() time.Time // nil is time.Now
+}
+
+// Call is one request on its way through a gate: what Decide is told and what
+// it finds out.
+type Call struct {
+	Secure  bool       // TLS, loopback or a unix socket
+	Address netip.Addr // of the client; the zero Addr if it has none
+	Started int64      // the limiter's time
+
+	Reason    access.Reason
+	Record    *index.Record // nil unless the secret was right
+	Tenant    *index.Tenant // nil unless the secret was right
+	Result    limit.Result  // of the limits; valid if Limited
+	Limited   bool          // at least one limit is about the request
+	Retry     time.Duration // of a throttled client
+	Throttled bool          // this very request exhausted its address's failures
+
+	asks  [MaxLimits]limit.Ask
+	nasks int
+}
+
+// Asks returns the limits that are about the request.
+func (c *Call) Asks() []limit.Ask { return c.asks[:c.nasks] }
+
+// Decide sets c.Reason and what led to it.
+func (g *Gate) Decide(s *State, r *http.Request, c *Call) {
+	c.Reason = g.decide(s, r, c)
+	if c.Reason.Answer().Failure {
+		g.fail(s, c)
+	}
+}
+
+// decide is the one order of checks.
+func (g *Gate) decide(s *State, r *http.Request, c *Call) access.Reason {
+	if reason := g.screen(r, c); reason != access.Allowed {
+		return reason
+	}
+	if preflight(r) {
+		return access.Anonymous
+	}
+	public, err := anyMatch(g.Public, r)
+	if err != nil {
+		return access.Unavailable
+	}
+	reason := access.Anonymous
+	if !public {
+		reason = g.authenticate(s, r, c)
+		if !reason.LetsIn() {
+			return reason
+		}
+	}
+	if !g.gather(s, r, c) {
+		return access.Unavailable
+	}
+	if c.nasks > 0 {
+		c.Limited = true
+		c.Result = s.Limiter.Take(c.Started, c.asks[:c.nasks])
+		if !c.Result.OK {
+			return access.RateLimited
+		}
+	}
+	return reason
+}
+
+// screen refuses what is refused whatever the credential.
+func (g *Gate) screen(r *http.Request, c *Call) access.Reason {
+	switch r.Method {
+	case http.MethodTrace:
+		return access.MethodNotAllowed
+	case http.MethodConnect:
+		if !ExtendedConnect(r) {
+			return access.MethodNotAllowed
+		}
+	}
+	if r.TLS != nil && !r.TLS.HandshakeComplete && !safe(r.Method) {
+		return access.TooEarly
+	}
+	if !c.Secure && !g.AllowHTTP {
+		return access.InsecureTransport
+	}
+	return access.Allowed
+}
+
+// ExtendedConnect reports whether r opens a WebSocket over HTTP/2 or HTTP/3
+// (RFC 8441, RFC 9220).
+func ExtendedConnect(r *http.Request) bool {
+	if r.Method != http.MethodConnect {
+		return false
+	}
+	if r.ProtoMajor == 2 {
+		p := r.Header[":protocol"]
+		return len(p) == 1 && p[0] == "websocket"
+	}
+	return r.ProtoMajor == 3 && r.Proto == "websocket"
+}
+
+func safe(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
+}
+
+func preflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && len(r.Header["Origin"]) > 0 && len(r.Header["Access-Control-Request-Method"]) > 0
+}
+
+func anyMatch(ms []Match, r *http.Request) (bool, error) {
+	for _, m := range ms {
+		if m == nil {
+			return true, nil
+		}
+		if ok, err := m(r); ok || err != nil {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+// authenticate finds out whose request it is.
+func (g *Gate) authenticate(s *State, r *http.Request, c *Call) access.Reason {
+	cred := find(g.Sources, r)
+	if !cred.found {
+		if g.Optional {
+			return access.Anonymous
+		}
+		return access.Missing
+	}
+	if cred.two {
+		return access.Ambiguous
+	}
+	if g.throttled(s, c) {
+		return access.Throttled
+	}
+	switch g.Keys.Classify(cred.first) {
+	case token.Garbage, token.Oversize:
+		return access.Malformed
+	}
+	digest := s.Digester.Sum(cred.first)
+	rec := s.Index.Lookup(&digest)
+	if rec == nil {
+		return access.Unknown
+	}
+	c.Record, c.Tenant = rec, s.Index.Tenant(rec)
+	return g.alive(c)
+}
+
+func (g *Gate) alive(c *Call) access.Reason {
+	switch {
+	case c.Record.Status() == access.StatusRevoked:
+		return access.Revoked
+	case c.Record.Status() != access.StatusActive:
+		return access.Disabled
+	case c.Tenant == nil || c.Tenant.Status != access.StatusActive:
+		return access.Suspended
+	}
+	if at := c.Record.Expires(); at != 0 && g.now().Unix() >= at {
+		return access.Expired
+	}
+	return access.Allowed
+}
+
+func (g *Gate) now() time.Time {
+	if g.Now != nil {
+		return g.Now()
+	}
+	return time.Now()
+}
+
+// Plan returns the plan of a tenant under this configuration, or nil.
+func (g *Gate) Plan(t *index.Tenant) *access.Plan {
+	if t != nil && t.Plan != "" {
+		if p := g.Plans[t.Plan]; p != nil {
+			return p
+		}
+	}
+	return g.DefaultPlan
+}
+
+// gather collects the limits that are about the request. It reports false if a
+// matcher failed: then nobody can say which limits hold.
+func (g *Gate) gather(s *State, r *http.Request, c *Call) bool {
+	if c.Record != nil {
+		g.gatherKey(s, c)
+	}
+	for i := range g.Limits {
+		l := &g.Limits[i]
+		if l.Per != PerAddress && c.Record == nil {
+			continue
+		}
+		if l.Match != nil {
+			ok, err := l.Match(r)
+			if err != nil {
+				return false
+			}
+			if !ok {
+				continue
+			}
+		}
+		c.ask(limit.Ask{Class: l.Class, Subject: g.subject(s, l.Per, c), Rate: l.Rate, Name: l.Name})
+	}
+	return true
+}
+
+// gatherKey asks for the key's own rate or else those of its plan. The first is
+// kept in the key's record, where it costs least.
+func (g *Gate) gatherKey(s *State, c *Call) {
+	if rate := s.Index.Rate(c.Record); !rate.IsZero() {
+		c.ask(limit.Ask{Slot: &c.Record.Bucket, Rate: rate, Name: "key"})
+		return
+	}
+	plan := g.Plan(c.Tenant)
+	if plan == nil {
+		return
+	}
+	for i, rate := range plan.Rates {
+		a := limit.Ask{Rate: rate, Name: plan.Name}
+		if i == 0 {
+			a.Slot = &c.Record.Bucket
+		} else {
+			a.Class, a.Subject = classPlan+uint64(i), limit.Subject(c.Record.ID)
+		}
+		c.ask(a)
+	}
+}
+
+func (c *Call) ask(a limit.Ask) {
+	c.asks[c.nasks] = a
+	c.nasks++
+}
+
+func (g *Gate) subject(s *State, per Per, c *Call) limit.Subject {
+	switch per {
+	case PerTenant:
+		return limit.Subject(c.Tenant.Subject)
+	case PerAddress:
+		return limit.AddrSubject(c.Address, g.Throttle.v4(), g.Throttle.v6())
+	}
+	return limit.Subject(c.Record.ID)
+}
+
+// throttled reports whether the client's network has failed too often.
+func (g *Gate) throttled(s *State, c *Call) bool {
+	last := s.lastFailure.Load()
+	if g.Throttle.Rate.IsZero() || last == 0 || !c.Address.IsValid() {
+		return false
+	}
+	span := int64(g.Throttle.Rate.Interval()) * int64(g.Throttle.Rate.Burst)
+	if c.Started-last > span {
+		return false // every bucket of failures is full again
+	}
+	retry, ok := s.Limiter.Peek(c.Started, g.failures(c))
+	c.Retry = retry
+	return !ok
+}
+
+// fail books a failed attempt.
+func (g *Gate) fail(s *State, c *Call) {
+	if g.Throttle.Rate.IsZero() || !c.Address.IsValid() {
+		return
+	}
+	s.lastFailure.Store(c.Started + 1)
+	ask := [1]limit.Ask{g.failures(c)}
+	res := s.Limiter.Take(c.Started, ask[:])
+	c.Throttled = res.OK && res.Remaining == 0
+}
+
+func (g *Gate) failures(c *Call) limit.Ask {
+	return limit.Ask{
+		Class:   classFailures,
+		Subject: limit.AddrSubject(c.Address, g.Throttle.v4(), g.Throttle.v6()),
+		Rate:    g.Throttle.Rate,
+	}
+}
+
+func (t Throttle) v4() int {
+	if t.V4Bits == 0 {
+		return 32
+	}
+	return t.V4Bits
+}
+
+func (t Throttle) v6() int {
+	if t.V6Bits == 0 {
+		return 64
+	}
+	return t.V6Bits
+}

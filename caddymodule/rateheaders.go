@@ -1,0 +1,114 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+	"unsafe"
+
+	"github.com/keytoll/keytoll/caddymodule/internal/engine"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/limit"
+)
+
+// Bounds that keep the limits of one request within gate.MaxLimits.
+const (
+	maxPlanRates  = 4
+	maxGateLimits = gate.MaxLimits - maxPlanRates
+)
+
+// firstClass is above the classes that package gate uses itself.
+const firstClass = 1 << 16
+
+// limitClass tells the buckets of a limit from those of others. It depends on
+// the matcher and the subject, not on the rate, so that buckets stay when a
+// reload brings another rate.
+func limitClass(per string, match []byte) uint64 {
+	h := sha256.New()
+	h.Write([]byte(per))
+	h.Write([]byte{0})
+	h.Write(match)
+	return binary.BigEndian.Uint64(h.Sum(nil)) | firstClass
+}
+
+// checkPolicyName says what is wrong with the name of a limit, or nil: it goes
+// into a quoted string (RFC 9651, section 3.3.3).
+func checkPolicyName(s string) error {
+	if len(s) > 40 {
+		return fmt.Errorf("name %q: want at most 40 characters", s)
+	}
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return fmt.Errorf("name %q: want printable ASCII without quotes and backslashes", s)
+		}
+	}
+	return nil
+}
+
+// rateHeaders says which headers tell clients of their limits.
+type rateHeaders struct{ x, draft bool }
+
+func parseRateHeaders(s string) (rateHeaders, error) {
+	switch s {
+	case "", "x":
+		return rateHeaders{x: true}, nil
+	case "draft":
+		return rateHeaders{draft: true}, nil
+	case "both":
+		return rateHeaders{x: true, draft: true}, nil
+	case "off":
+		return rateHeaders{}, nil
+	}
+	return rateHeaders{}, fmt.Errorf("rate_headers %q: want x, draft, both or off", s)
+}
+
+// set writes the headers on a refusal.
+func (rh rateHeaders) set(e *engine.Engine, h http.Header, c *gate.Call) {
+	x := &exchange{Call: *c, engine: e}
+	rh.setInline(x, h)
+}
+
+// setInline writes the headers of an exchange. Whatever the upstream said of
+// the same names is gone.
+func (rh rateHeaders) setInline(x *exchange, h http.Header) {
+	if rh.x {
+		res := &x.Result
+		h["X-Ratelimit-Limit"] = x.value(x.digits(res.Limit))
+		h["X-Ratelimit-Remaining"] = x.value(x.digits(res.Remaining))
+		reset := time.Now().Add(res.Reset + time.Second - 1).Unix()
+		h["X-Ratelimit-Reset"] = x.value(x.digits(reset))
+	}
+	if rh.draft {
+		var states [gate.MaxLimits]limit.State
+		asks := x.Asks()
+		st := x.engine.Limiter.States(x.engine.Limiter.Now(), asks, states[:0])
+		h["Ratelimit-Policy"] = []string{string(limit.FormatPolicy(nil, asks))}
+		h["Ratelimit"] = []string{string(limit.FormatState(nil, asks, st))}
+	}
+}
+
+// digits formats n in the exchange's own memory while that lasts.
+func (x *exchange) digits(n int64) string {
+	if x.nbuf+20 > len(x.buf) {
+		return strconv.FormatInt(n, 10)
+	}
+	return x.own(strconv.AppendInt(x.buf[x.nbuf:x.nbuf], n, 10))
+}
+
+// keyID formats the id of the key, likewise.
+func (x *exchange) keyID() string {
+	if x.nbuf+20 > len(x.buf) {
+		return x.Record.ID.String()
+	}
+	return x.own(x.Record.ID.AppendTo(x.buf[x.nbuf:x.nbuf]))
+}
+
+// own takes b, which was appended at nbuf, as a string. Nothing writes there
+// again.
+func (x *exchange) own(b []byte) string {
+	x.nbuf += len(b)
+	return unsafe.String(unsafe.SliceData(b), len(b))
+}

@@ -1,0 +1,194 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+)
+
+// lingerFor is how long the connection of a refused request may still send its
+// body.
+const lingerFor = 2 * time.Second
+
+// answer is the ready-made answer to one reason.
+type answer struct {
+	status    int
+	body      []byte
+	length    []string
+	challenge []string // WWW-Authenticate; nil for none
+}
+
+var (
+	jsonType  = []string{"application/json"}
+	noStore   = []string{"no-store"}
+	closeConn = []string{"close"}
+	allowed   = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
+	oneSecond = []string{"1"}
+)
+
+func (h *Handler) provisionAnswers(caddy.Context) error {
+	switch h.Errors {
+	case "", "inline", "caddy":
+	default:
+		return fmt.Errorf("errors %q: want inline or caddy", h.Errors)
+	}
+	for i := range h.answers {
+		row := access.Reason(i).Answer()
+		if row.Status == 0 {
+			continue
+		}
+		body, err := json.Marshal(map[string]any{"error": envelope{row.Code, row.Message}})
+		if err != nil {
+			return err
+		}
+		body = append(body, '\n')
+		h.answers[i] = answer{
+			status: row.Status, body: body, length: []string{strconv.Itoa(len(body))},
+			challenge: h.challenge(row.Challenge),
+		}
+	}
+	return nil
+}
+
+type envelope struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// challenge names every scheme the gate accepts (RFC 9110, section 11.6.1).
+func (h *Handler) challenge(c access.Challenge) []string {
+	if c == access.ChallengeNone {
+		return nil
+	}
+	bearer := `Bearer realm="api"`
+	switch c {
+	case access.ChallengeInvalidRequest:
+		bearer += `, error="invalid_request"`
+	case access.ChallengeInvalidToken:
+		bearer += `, error="invalid_token"`
+	}
+	out := []string{bearer}
+	for _, s := range h.gate.Sources {
+		if s.Kind == gate.Basic {
+			out = append(out, `Basic realm="api", charset="UTF-8"`)
+		}
+	}
+	return out
+}
+
+// refuse answers a request that is not let in.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call) error {
+	if logged(r) || h.Errors == "caddy" {
+		h.describe(r, *c)
+	}
+	if c.Reason == access.RateLimited || c.Throttled {
+		h.app.throttleEvent(c)
+	}
+	if ce := h.logger.Check(refusalLevel(c.Reason), "refused"); ce != nil {
+		ce.Write(refusalFields(c)...)
+	}
+	releaseBody(w, r)
+	header := w.Header()
+	h.refusalHeaders(header, c)
+	if h.Errors == "caddy" {
+		return caddyhttp.HandlerError{StatusCode: h.answers[c.Reason].status, Err: errors.New(c.Reason.Answer().Code)}
+	}
+	h.writeAnswer(w, r, c.Reason)
+	return nil
+}
+
+func refusalLevel(reason access.Reason) zapcore.Level {
+	switch reason {
+	case access.Throttled:
+		return zap.InfoLevel
+	case access.Unavailable:
+		return zap.ErrorLevel
+	}
+	return zap.DebugLevel
+}
+
+func refusalFields(c *gate.Call) []zap.Field {
+	fields := []zap.Field{zap.Stringer("reason", c.Reason), zap.Stringer("client_ip", c.Address)}
+	if c.Record != nil {
+		fields = append(fields, zap.Stringer("key", c.Record.ID))
+	}
+	return fields
+}
+
+// refusalHeaders are those that an error page of the site keeps as well.
+func (h *Handler) refusalHeaders(header http.Header, c *gate.Call) {
+	a := &h.answers[c.Reason]
+	header["Cache-Control"] = noStore
+	if a.challenge != nil {
+		header["Www-Authenticate"] = a.challenge
+	}
+	switch c.Reason {
+	case access.MethodNotAllowed:
+		header["Allow"] = allowed
+	case access.Unavailable, access.UpstreamBusy:
+		header["Retry-After"] = oneSecond
+	case access.Throttled:
+		header["Retry-After"] = []string{strconv.FormatInt(wholeSeconds(c.Retry), 10)}
+	case access.RateLimited:
+		header["Retry-After"] = []string{strconv.FormatInt(wholeSeconds(c.Result.Retry), 10)}
+		h.headers.set(h.app.running(nil), header, c)
+	}
+}
+
+// writeAnswer writes status and body. A HEAD gets the headers alone.
+func (h *Handler) writeAnswer(w http.ResponseWriter, r *http.Request, reason access.Reason) {
+	a := &h.answers[reason]
+	header := w.Header()
+	header["Content-Type"] = jsonType
+	header["Content-Length"] = a.length
+	w.WriteHeader(a.status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(a.body)
+	}
+}
+
+// releaseBody keeps a client from holding the connection with a body nobody
+// will read.
+func releaseBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
+		return
+	}
+	if r.ProtoMajor == 1 {
+		w.Header()["Connection"] = closeConn
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingerFor))
+	}
+}
+
+// wholeSeconds rounds up to whole seconds, at least one.
+func wholeSeconds(d time.Duration) int64 {
+	return max(1, int64((d+time.Second-1)/time.Second))
+}
+
+// upstreamReason tells which failure of the upstream an error is, if it is one
+// that the gate answers itself.
+func upstreamReason(err error) (access.Reason, bool) {
+	var he caddyhttp.HandlerError
+	if !errors.As(err, &he) {
+		return 0, false
+	}
+	switch he.StatusCode {
+	case http.StatusBadGateway:
+		return access.UpstreamFailed, true
+	case http.StatusServiceUnavailable:
+		return access.UpstreamBusy, true
+	case http.StatusGatewayTimeout:
+		return access.UpstreamTimeout, true
+	}
+	return 0, false
+}
