@@ -1,0 +1,28 @@
+// Package index holds every key and tenant in memory, so that no request
+// touches the store.
+//
+// # Structure
+//
+// Keys are fixed-size records without pointers in a slab of chunks, which the
+// garbage collector never scans. Two open-addressing tables of atomic words
+// (32 bits of hash, 32 bits of record number) find them by digest and by id.
+// What many keys share (tenants, rates, environments) stands once, in small
+// slabs that a record refers to by number. One writer follows the store;
+// readers take no lock, do not allocate and never wait for it.
+//
+// # What a reader may rely on
+//
+// A record never moves: its bucket is the one bucket of its key, through
+// growth, rotation and changes of status, rate or expiry. A Record that was
+// deleted while somebody holds it says revoked and has no tenant, at once and
+// for at least an hour. Only then may it become another key. So a *Record is
+// for the decision on one request: whoever works longer, such as a stream,
+// copies the ID and the Tenant first.
+//
+// # Memory
+//
+// A record takes 80 bytes and its places in the tables 34 at most loads, so a
+// million keys need some 115 MB. The slab holds the most keys that ever lived
+// at once, plus those deleted within the last hour; tables are rebuilt to size
+// when a third of their words is free no more.
+package index

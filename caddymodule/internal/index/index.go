@@ -1,0 +1,139 @@
+package index
+
+import (
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/store"
+)
+
+// Index holds all keys and tenants. Lookups may run at any time, also while
+// Apply does.
+type Index struct {
+	mu      sync.RWMutex // held by Apply; readers need it for the tenants' names alone
+	records pool[Record]
+	digests table
+	ids     table
+	idSeed  maphash.Seed
+	tenants tenants
+	rates   *interner[access.Rate]
+	envs    *interner[string]
+
+	keyCount    [numStatus]atomic.Int64
+	tenantCount [numStatus]atomic.Int64
+}
+
+const numStatus = int(access.StatusSuspended) + 1
+
+// New returns an empty Index.
+func New() *Index {
+	started := time.Now()
+	return newIndex(func() time.Duration { return time.Since(started) })
+}
+
+func newIndex(now clock) *Index {
+	x := &Index{
+		records: pool[Record]{now: now},
+		idSeed:  maphash.MakeSeed(),
+		tenants: tenants{interner: newInterner[string](now)},
+		rates:   newInterner[access.Rate](now),
+		envs:    newInterner[string](now),
+	}
+	x.digests.current.Store(newSlots(minSlots))
+	x.ids.current.Store(newSlots(minSlots))
+	x.tenants.cells.ensure(0)
+	return x
+}
+
+// Lookup returns the key with the digest, whatever its status, or nil. It takes
+// no lock and does not allocate. That no two keys have one digest is the
+// store's writers' to see to; of two it returns either.
+func (x *Index) Lookup(digest *[32]byte) *Record {
+	p := x.digests.probe(digestTag(digest))
+	for {
+		i, ok := p.next()
+		if !ok {
+			return nil
+		}
+		if r := x.records.at(i); r.has(digest) {
+			return r
+		}
+	}
+}
+
+// ByID returns the key with the id, whatever its status, or nil. It takes no
+// lock and does not allocate.
+func (x *Index) ByID(id access.KeyID) *Record {
+	_, r := x.find(&id)
+	return r
+}
+
+// Rate returns the key's own rate, or the zero Rate if its plan's hold.
+func (x *Index) Rate(r *Record) access.Rate { return *x.rates.at(r.rate.Load()) }
+
+// Environment returns the environment the key was minted for; it may be empty.
+func (x *Index) Environment(r *Record) string { return *x.envs.at(r.env.Load()) }
+
+// Keys calls yield for each key, in no order, until it returns false. A key
+// that is created or deleted meanwhile may be among them or not.
+func (x *Index) Keys(yield func(*Record) bool) {
+	for _, c := range x.records.chunks() {
+		for i := range c {
+			if c[i].alive() && !yield(&c[i]) {
+				return
+			}
+		}
+	}
+}
+
+// Counts is how many keys and tenants there are, by access.Status.
+type Counts struct {
+	Keys, Tenants [numStatus]int64
+}
+
+// Counts returns the present numbers. It reads a few words, however many keys
+// there are; while changes are applied, a key that changes its status may be
+// missing for a moment.
+func (x *Index) Counts() Counts {
+	var c Counts
+	for s := range numStatus {
+		c.Keys[s], c.Tenants[s] = x.keyCount[s].Load(), x.tenantCount[s].Load()
+	}
+	return c
+}
+
+func (x *Index) find(id *access.KeyID) (uint32, *Record) {
+	p := x.ids.probe(x.idTag(id))
+	for {
+		i, ok := p.next()
+		if !ok {
+			return 0, nil
+		}
+		if r := x.records.at(i); r.ID == *id && r.alive() {
+			return i, r
+		}
+	}
+}
+
+func (x *Index) idTag(id *access.KeyID) uint32 { return uint32(maphash.Bytes(x.idSeed, id[:])) }
+
+// Apply takes over one change. It is meant as the follower of
+// store.Store.Follow: changes must come in commit order. When it returns, every
+// lookup that starts sees the change. It keeps nothing of c.
+func (x *Index) Apply(c store.Change) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case c.Tenant != nil:
+		x.putTenant(c.Tenant)
+	case c.Key != nil:
+		x.putKey(c.Key)
+	case c.TenantGone != "":
+		x.dropTenant(c.TenantGone)
+	case c.KeyGone != nil:
+		x.dropKey(&c.KeyGone.ID)
+	}
+}

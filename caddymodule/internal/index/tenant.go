@@ -1,0 +1,90 @@
+package index
+
+import (
+	"maps"
+	"sync/atomic"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/limit"
+)
+
+// Tenant is a tenant at one moment. It is shared by all readers and must not
+// be changed; a change of the tenant makes a new one.
+type Tenant struct {
+	access.Tenant
+	// Subject names the tenant to limits that its keys share.
+	Subject limit.Subject
+}
+
+func newTenant(t *access.Tenant) *Tenant {
+	n := &Tenant{Tenant: *t, Subject: limit.SubjectOf(t.ID)}
+	n.Metadata = maps.Clone(t.Metadata)
+	n.Status = tenantStatus(t.Status)
+	return n
+}
+
+// tenantStatus makes a status that no tenant has suspended, so that it opens
+// nothing.
+func tenantStatus(s access.Status) access.Status {
+	if s == access.StatusActive {
+		return s
+	}
+	return access.StatusSuspended
+}
+
+// tenants is one cell per tenant, which all its keys look into, so that a
+// suspension or another plan holds for all of them at once. A cell is empty
+// when there is no such tenant.
+type tenants struct {
+	*interner[string]
+	cells slab[atomic.Pointer[Tenant]]
+}
+
+// TenantByID returns the tenant, or nil. It may be called at any time.
+func (x *Index) TenantByID(id string) *Tenant {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.tenants.cells.at(x.tenants.numbers[id]).Load()
+}
+
+// Tenant returns the tenant of a key, or nil if it was deleted, in which case
+// the key must be refused.
+func (x *Index) Tenant(r *Record) *Tenant { return x.tenants.cells.at(r.tenant.Load()).Load() }
+
+func (x *Index) putTenant(t *access.Tenant) {
+	if t.ID == "" {
+		return // the empty cell 0 stands for no tenant
+	}
+	i, known := x.tenants.numbers[t.ID]
+	if !known || x.tenants.cells.at(i).Load() == nil {
+		// Being there is a use of its own, beside those of its keys.
+		i = x.acquireTenant(t.ID)
+	}
+	cell := x.tenants.cells.at(i)
+	n := newTenant(t)
+	if old := cell.Swap(n); old != nil {
+		x.tenantCount[old.Status].Add(-1)
+	}
+	x.tenantCount[n.Status].Add(1)
+}
+
+func (x *Index) dropTenant(id string) {
+	i, ok := x.tenants.numbers[id]
+	if !ok || i == 0 {
+		return
+	}
+	old := x.tenants.cells.at(i).Swap(nil)
+	if old == nil {
+		return
+	}
+	x.tenantCount[old.Status].Add(-1)
+	// A later tenant of the same id must not bring keys of this one back to life.
+	x.tenants.forget(i)
+	x.tenants.release(i)
+}
+
+func (x *Index) acquireTenant(id string) uint32 {
+	i := acquireName(x.tenants.interner, id)
+	x.tenants.cells.ensure(i)
+	return i
+}
