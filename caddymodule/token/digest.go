@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"hash"
+	"io"
 	"strings"
 	"sync"
 	"unsafe"
@@ -20,8 +22,11 @@ const AlgHMAC uint8 = 1
 const MasterLen = 32
 
 // Master is the secret that lives outside the database. All other secrets of
-// an installation are derived from it.
-type Master struct{ key [MasterLen]byte }
+// an installation are derived from it. The zero Master is of no use: its methods
+// panic, but for those that print it. Masters are not to be compared with ==.
+type Master struct {
+	key *[MasterLen]byte // a pointer, so that fmt never prints it from within another struct
+}
 
 // ErrMaster reports a master key of the wrong form. The message never holds
 // the key.
@@ -38,12 +43,10 @@ func ParseMaster(text string) (Master, error) {
 	if err != nil || len(raw) != MasterLen {
 		return Master{}, ErrMaster
 	}
-	var m Master
-	copy(m.key[:], raw)
 	if strings.Count(string(raw), string(raw[:1])) == MasterLen {
 		return Master{}, errors.New("the master key is no random value: make one with `openssl rand -base64 32`")
 	}
-	return m, nil
+	return Master{(*[MasterLen]byte)(raw)}, nil
 }
 
 // Text returns the base64 form, for the file that keeps a generated key.
@@ -54,6 +57,12 @@ func (m Master) String() string { return "[master key]" }
 
 // GoString returns a redacted form.
 func (m Master) GoString() string { return "[master key]" }
+
+// Format writes a redacted form for every verb.
+func (m Master) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[master key]") }
+
+// MarshalText returns a redacted form, so that encoders do too.
+func (m Master) MarshalText() ([]byte, error) { return []byte("[master key]"), nil }
 
 // Derive returns a 32-byte key for one purpose (HKDF, RFC 5869). Keys of
 // different purposes tell nothing of one another or of the master key.
@@ -67,10 +76,7 @@ func (m Master) Derive(purpose string) [32]byte {
 
 // Digester computes the digests under which secrets are stored. It is safe for
 // concurrent use and does not allocate once warm.
-type Digester struct {
-	pepper [32]byte
-	pool   sync.Pool
-}
+type Digester struct{ pool sync.Pool }
 
 type mac struct {
 	hash.Hash
@@ -79,8 +85,9 @@ type mac struct {
 
 // NewDigester returns the Digester of an installation.
 func NewDigester(m Master) *Digester {
-	d := &Digester{pepper: m.Derive("digest pepper")}
-	d.pool.New = func() any { return &mac{Hash: hmac.New(sha256.New, d.pepper[:])} }
+	pepper := m.Derive("digest pepper")
+	d := new(Digester)
+	d.pool.New = func() any { return &mac{Hash: hmac.New(sha256.New, pepper[:])} }
 	return d
 }
 

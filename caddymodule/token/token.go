@@ -13,7 +13,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"strings"
+	"unsafe"
 )
 
 const (
@@ -31,19 +33,30 @@ const MaxLen = 512
 // MaxPrefix is the longest prefix a key may be minted with, in bytes.
 const MaxPrefix = 32
 
-// Secret is the text of an API key. Every way of printing it shows its first
-// characters alone; Reveal gives the whole text.
-type Secret struct{ text string }
+// Secret is the text of an API key. No way of printing it shows any of it;
+// Reveal gives the whole text. Secrets are not to be compared with ==.
+type Secret struct {
+	// A pointer and not a string: fmt prints the unexported fields of a struct
+	// around a Secret without asking for its methods, and then shows an address.
+	start *byte
+	len   int
+}
 
-// Wrap makes a Secret of text that came from a client or a file.
-func Wrap(text string) Secret { return Secret{text} }
+// Wrap makes a Secret of text that came from a client or a file. It does not
+// copy the text.
+func Wrap(text string) Secret {
+	if text == "" {
+		return Secret{}
+	}
+	return Secret{unsafe.StringData(text), len(text)}
+}
 
 // Reveal returns the whole secret. Call it only to show a new key to its
 // owner, once.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string { return unsafe.String(s.start, s.len) }
 
 // IsZero reports whether s is empty.
-func (s Secret) IsZero() bool { return s.text == "" }
+func (s Secret) IsZero() bool { return s.len == 0 }
 
 // String returns a redacted form.
 func (s Secret) String() string { return "[secret]" }
@@ -84,7 +97,7 @@ func Mint(prefix string, random io.Reader) (Secret, error) {
 		return Secret{}, err
 	}
 	b = appendChecksum(b)
-	return Secret{string(b)}, nil
+	return Wrap(string(b)), nil
 }
 
 // AppendRandom appends n base62 characters drawn evenly from random.
@@ -164,41 +177,70 @@ func (s Set) Classify(text string) Shape {
 	return Foreign
 }
 
-// Find returns the bounds of the first minted key within text, or ok = false.
-// A key may stand anywhere, as in a URL or a cookie.
-func (s Set) Find(text string) (start, end int, ok bool) {
-	for _, p := range s.prefixes {
-		for from := 0; ; {
-			i := strings.Index(text[from:], p)
-			if i < 0 {
-				break
-			}
-			i += from
-			end := i + len(p) + bodyLen
-			if end <= len(text) && wellFormed(text[i:end], len(p)) {
-				return i, end, true
-			}
-			from = i + 1
+// Merge returns the set of the prefixes of both sets. If t adds none to s the
+// result is s and ok is false.
+func (s Set) Merge(t Set) (both Set, ok bool) {
+	both.prefixes = slices.Clip(s.prefixes)
+	for _, p := range t.prefixes {
+		if !slices.Contains(s.prefixes, p) {
+			both.prefixes = append(both.prefixes, p)
 		}
 	}
-	return 0, 0, false
+	return both, len(both.prefixes) > len(s.prefixes)
 }
 
-// Redact returns text with every minted key cut down to its display prefix.
-func (s Set) Redact(text string) string {
-	for {
-		_, end, ok := s.Find(text)
-		if !ok {
-			return text
-		}
-		text = text[:end-bodyLen+shownLen] + "…" + text[end:]
+// Find returns the bounds of the first minted key within text, or ok = false.
+// A key may stand anywhere, as in a URL or a cookie. Each byte is looked at a
+// fixed number of times, whoever wrote the text. It does not allocate.
+func (s Set) Find(text string) (start, end int, ok bool) { return s.find(text, 0) }
+
+// find is Find for the keys whose prefix ends at from or later.
+func (s Set) find(text string, from int) (start, end int, ok bool) {
+	if len(s.prefixes) == 0 {
+		return 0, 0, false
 	}
+	for {
+		i := strings.IndexByte(text[from:], '_') // the last character of every prefix
+		if i < 0 {
+			return 0, 0, false
+		}
+		from += i + 1
+		if len(text)-from < bodyLen {
+			return 0, 0, false
+		}
+		for _, p := range s.prefixes {
+			if strings.HasSuffix(text[:from], p) && wellFormed(text[from-len(p):from+bodyLen], len(p)) {
+				return from - len(p), from + bodyLen, true
+			}
+		}
+	}
+}
+
+// Redact returns text with every minted key cut down to its display prefix. It
+// returns text itself if there is none.
+func (s Set) Redact(text string) string {
+	_, end, ok := s.Find(text)
+	if !ok {
+		return text
+	}
+	var b strings.Builder
+	b.Grow(len(text))
+	done := 0
+	for ok {
+		b.WriteString(text[done : end-bodyLen+shownLen])
+		b.WriteString("…")
+		// The next key's prefix may reach back into this one: look for its end.
+		done = end
+		_, end, ok = s.find(text, done)
+	}
+	b.WriteString(text[done:])
+	return b.String()
 }
 
 // Display returns what lists may show of a secret: its prefix and six
 // characters, or, for a key that was not minted here, at most its first six.
 func (s Set) Display(secret Secret) string {
-	t := secret.text
+	t := secret.Reveal()
 	for _, p := range s.prefixes {
 		if strings.HasPrefix(t, p) && len(t) == len(p)+bodyLen {
 			return t[:len(p)+shownLen]
