@@ -1,8 +1,6 @@
 package index
 
 import (
-	"strings"
-
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/limit"
 )
@@ -22,7 +20,7 @@ func (x *Index) putKey(k *access.KeyHead) {
 	r.expires.Store(k.Expires)
 	r.tenant.Store(x.acquireTenant(k.Tenant))
 	r.rate.Store(x.rates.acquire(k.Rate))
-	r.env.Store(acquireName(x.envs, k.Environment))
+	r.env.Store(x.envs.acquire(k.Environment))
 	r.setState(k)
 	x.keyCount[r.Status()].Add(1)
 	x.ids.link(x.idTag(&k.ID), i)
@@ -60,7 +58,7 @@ func (x *Index) changeKey(i uint32, r *Record, k *access.KeyHead) {
 func (x *Index) changeShared(r *Record, k *access.KeyHead) {
 	x.tenants.release(r.tenant.Swap(x.acquireTenant(k.Tenant)))
 	x.rates.release(r.rate.Swap(x.rates.acquire(k.Rate)))
-	x.envs.release(r.env.Swap(acquireName(x.envs, k.Environment)))
+	x.envs.release(r.env.Swap(x.envs.acquire(k.Environment)))
 }
 
 // dropKey unlinks a key and leaves a record behind that refuses whoever still
@@ -80,12 +78,4 @@ func (x *Index) dropKey(id *access.KeyID) {
 	x.rates.release(r.rate.Swap(0))
 	x.envs.release(r.env.Swap(0))
 	x.records.give(i)
-}
-
-// acquireName copies a new name, as the change it is part of may not be kept.
-func acquireName(n *interner[string], name string) uint32 {
-	if _, ok := n.numbers[name]; !ok {
-		name = strings.Clone(name)
-	}
-	return n.acquire(name)
 }

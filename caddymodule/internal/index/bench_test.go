@@ -10,8 +10,8 @@ import (
 
 // What a million keys take on the heap; the promise is 250 bytes each.
 func TestHeapPerKey(t *testing.T) {
-	if testing.Short() {
-		t.Skip("loads a million keys")
+	if testing.Short() || raceEnabled {
+		t.Skip("loads a million keys, and the race detector's heap is another")
 	}
 	heap := func() uint64 {
 		var m runtime.MemStats

@@ -21,8 +21,8 @@
 //
 // # Memory
 //
-// A record takes 80 bytes and its places in the tables 34 at most loads, so a
-// million keys need some 115 MB. The slab holds the most keys that ever lived
-// at once, plus those deleted within the last hour; tables are rebuilt to size
-// when a third of their words is free no more.
+// A record takes 80 bytes and its words in the tables 24 to 48, so a million
+// keys need some 115 MB. The slab holds the most keys that ever lived
+// at once, plus those deleted within the last hour; a table is rebuilt to size
+// when two thirds of its words have been used.
 package index

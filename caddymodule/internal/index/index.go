@@ -2,6 +2,7 @@ package index
 
 import (
 	"hash/maphash"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,9 +39,9 @@ func newIndex(now clock) *Index {
 	x := &Index{
 		records: pool[Record]{now: now},
 		idSeed:  maphash.MakeSeed(),
-		tenants: tenants{interner: newInterner[string](now)},
-		rates:   newInterner[access.Rate](now),
-		envs:    newInterner[string](now),
+		tenants: tenants{interner: newInterner(now, strings.Clone)},
+		rates:   newInterner(now, func(r access.Rate) access.Rate { return r }),
+		envs:    newInterner(now, strings.Clone),
 	}
 	x.digests.current.Store(newSlots(minSlots))
 	x.ids.current.Store(newSlots(minSlots))

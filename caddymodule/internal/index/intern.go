@@ -7,11 +7,12 @@ type interner[K comparable] struct {
 	pool[K]
 	numbers map[K]uint32
 	users   []uint32
+	own     func(K) K // makes a copy that may be kept
 }
 
-func newInterner[K comparable](now clock) *interner[K] {
+func newInterner[K comparable](now clock, own func(K) K) *interner[K] {
 	var zero K
-	n := &interner[K]{pool: pool[K]{now: now}, numbers: make(map[K]uint32)}
+	n := &interner[K]{pool: pool[K]{now: now}, numbers: make(map[K]uint32), own: own}
 	n.acquire(zero)
 	return n
 }
@@ -24,7 +25,7 @@ func (n *interner[K]) acquire(value K) uint32 {
 		}
 		return i
 	}
-	i := n.take()
+	i, value := n.take(), n.own(value)
 	*n.at(i) = value
 	n.numbers[value] = i
 	if int(i) == len(n.users) {

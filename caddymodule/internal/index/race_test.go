@@ -9,6 +9,10 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/access"
 )
 
+// churn is how many changes are made beside the readers: enough for several
+// rebuilds of the tables.
+const churn = 6000
+
 // whileReading runs write while readers call read with rising numbers.
 func whileReading(t *testing.T, write func(), read ...func(n uint64) string) {
 	t.Helper()
@@ -29,13 +33,6 @@ func whileReading(t *testing.T, write func(), read ...func(n uint64) string) {
 	wg.Wait()
 }
 
-func churn() uint64 {
-	if testing.Short() {
-		return 5_000
-	}
-	return 50_000
-}
-
 // A key that is there all the while is found all the while, however the tables
 // grow and are swept around it; a key that is gone is never found again.
 func TestRaceGrowthAndDeletion(t *testing.T) {
@@ -48,7 +45,7 @@ func TestRaceGrowthAndDeletion(t *testing.T) {
 	var gone atomic.Uint64 // keys from stable up to here are deleted
 	gone.Store(stable)
 	write := func() {
-		for i := range churn() {
+		for i := range uint64(churn) {
 			putKey(x, keyOf(stable+i))
 			if i%4 != 0 && i > 200 {
 				n := gone.Load()
@@ -101,7 +98,7 @@ func TestRaceRotation(t *testing.T) {
 	held := x.ByID(k.ID)
 	var begun, ended atomic.Uint64 // rotations
 	write := func() {
-		for i := uint64(1); i <= churn(); i++ {
+		for i := uint64(1); i <= uint64(churn); i++ {
 			begun.Store(i)
 			k.Digest = digestOf(i)
 			putKey(x, k)
@@ -142,7 +139,7 @@ func TestRaceStatusAndTenant(t *testing.T) {
 	held := x.ByID(k.ID)
 	var begun, ended atomic.Uint64 // even: all active, odd: all closed
 	write := func() {
-		for i := uint64(1); i <= churn(); i++ {
+		for i := uint64(1); i <= uint64(churn); i++ {
 			begun.Store(i)
 			n := tenantOf("tenant1")
 			k.Status, k.Rate = access.StatusActive, access.Rate{}
@@ -186,7 +183,7 @@ func TestRaceReuse(t *testing.T) {
 		putKey(x, keyOf(i))
 	}
 	write := func() {
-		for i := range churn() {
+		for i := range uint64(churn) {
 			k := keyOf(stable + i)
 			putKey(x, k)
 			dropKey(x, k)

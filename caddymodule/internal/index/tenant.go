@@ -84,7 +84,7 @@ func (x *Index) dropTenant(id string) {
 }
 
 func (x *Index) acquireTenant(id string) uint32 {
-	i := acquireName(x.tenants.interner, id)
+	i := x.tenants.acquire(id)
 	x.tenants.cells.ensure(i)
 	return i
 }
