@@ -1,0 +1,164 @@
+package mgmt
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+)
+
+// Bounds of a request body.
+const (
+	maxBody  = 64 << 10 // bytes
+	maxDepth = 32       // nested objects and arrays
+)
+
+// decode reads the body of r into v, a pointer to a struct. encoding/json alone
+// would take the last of two equal fields, match names in any case, and
+// replace what is not UTF-8; each of these lets two readers of one body see two
+// different requests, so they are refused, by name.
+func decode(w http.ResponseWriter, r *http.Request, v any) error {
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+		return &Error{Status: http.StatusUnsupportedMediaType, Code: "invalid_request",
+			Message: "the body must be JSON", Hint: "send the header Content-Type: application/json"}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return badRequest("", "the body is longer than %d bytes", maxBody)
+	}
+	if err != nil {
+		return badRequest("", "the body could not be read")
+	}
+	if !utf8.Valid(body) {
+		return badRequest("", "the body is not valid UTF-8")
+	}
+	s := scanner{dec: json.NewDecoder(bytes.NewReader(body))}
+	if err := s.document(reflect.TypeOf(v)); err != nil {
+		if e, ok := errors.AsType[*Error](err); ok {
+			return e
+		}
+		return badRequest("", "the body is not valid JSON")
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return wrongType(err)
+	}
+	return nil
+}
+
+func wrongType(err error) error {
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && e.Field != "" {
+		return badRequest(e.Field, "%s: a %s does not fit here", e.Field, e.Value)
+	}
+	return badRequest("", "the body does not fit: times are RFC 3339, such as 2030-01-31T00:00:00Z")
+}
+
+// scanner walks a document beside the type it is meant for.
+type scanner struct {
+	dec   *json.Decoder
+	depth int
+}
+
+func (s *scanner) document(t reflect.Type) error {
+	tok, err := s.dec.Token()
+	if err != nil {
+		return err
+	}
+	if tok != json.Delim('{') {
+		return badRequest("", "the body must be a JSON object")
+	}
+	if err := s.object("", t); err != nil {
+		return err
+	}
+	if _, err := s.dec.Token(); !errors.Is(err, io.EOF) {
+		return badRequest("", "the body holds more than one JSON object")
+	}
+	return nil
+}
+
+// value reads one value. Where t is nil or no struct, any fields may stand.
+func (s *scanner) value(path string, t reflect.Type) error {
+	tok, err := s.dec.Token()
+	if err != nil {
+		return err
+	}
+	switch tok {
+	case json.Delim('{'):
+		return s.object(path, t)
+	case json.Delim('['):
+		return s.nest(func() error { return s.value(path, nil) })
+	}
+	return nil
+}
+
+func (s *scanner) object(path string, t reflect.Type) error {
+	fields := fieldsOf(t)
+	seen := map[string]bool{}
+	return s.nest(func() error {
+		tok, err := s.dec.Token()
+		if err != nil {
+			return err
+		}
+		name := tok.(string) // the decoder gives nothing else as a name
+		at := strings.TrimPrefix(path+"."+name, ".")
+		if seen[name] {
+			return badRequest(clip(at), "the field %q stands twice", clip(at))
+		}
+		seen[name] = true
+		sub, ok := fields[name]
+		if fields != nil && !ok {
+			return badRequest(clip(at), "there is no field %q here", clip(at))
+		}
+		return s.value(at, sub)
+	})
+}
+
+// nest calls each for the members of the object or array that was opened.
+func (s *scanner) nest(each func() error) error {
+	if s.depth++; s.depth > maxDepth {
+		return badRequest("", "the body is nested more than %d deep", maxDepth)
+	}
+	for s.dec.More() {
+		if err := each(); err != nil {
+			return err
+		}
+	}
+	s.depth--
+	_, err := s.dec.Token()
+	return err
+}
+
+// fieldsOf returns the JSON names of a struct and their types, or nil if t is
+// none.
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == nil || t.Kind() != reflect.Struct {
+		return nil
+	}
+	fields := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		fields[name] = f.Type
+	}
+	return fields
+}
+
+func badRequest(field, format string, args ...any) *Error {
+	return &Error{Status: http.StatusBadRequest, Code: "invalid_request", Field: field, Message: fmt.Sprintf(format, args...)}
+}
+
+// clip keeps an answer short whatever was sent.
+func clip(s string) string {
+	if len(s) > 64 {
+		return strings.ToValidUTF8(s[:64], "") + "…"
+	}
+	return s
+}

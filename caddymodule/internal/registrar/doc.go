@@ -1,0 +1,9 @@
+// Package registrar is the only writer of tenants and keys. Each method checks
+// what it was given, runs one transaction, and returns either what is now
+// stored or an *Error that may be shown to the operator as it stands. An error
+// of another type is a fault of the machine or of keytoll; its text is for the
+// log alone.
+//
+// A change that was returned without an error is durable, and the gate knows
+// of it: a revoked key fails on the next request.
+package registrar
