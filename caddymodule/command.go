@@ -1,0 +1,148 @@
+package caddymodule
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "keytoll",
+		Usage: "<command>",
+		Short: "Manages API keys and tenants",
+		Long: `
+Manages the API keys and tenants of keytoll.
+
+All commands but init talk to a running Caddy through its admin endpoint,
+found as by 'caddy trust': --address, or the admin address of --config, or the
+default. Changes count from the next request on.
+
+Results go to standard output and everything else to standard error, so that
+KEY=$(caddy keytoll keys create --tenant acme) works. The exit code is 0, 1 if
+the command failed, 2 if it was not understood.`,
+		CobraFunc: keytollCommand,
+	})
+}
+
+func keytollCommand(root *cobra.Command) {
+	root.Example = `  $ caddy keytoll tenants create acme
+  $ caddy keytoll keys create --tenant acme --name laptop
+  $ caddy keytoll keys list --tenant acme
+  $ caddy keytoll keys revoke key_4fKq0ZbW81TnXyUc`
+	group(root, initCommand(), statusCommand(), tenantsCommand(), keysCommand())
+}
+
+// group makes cmd a command that only has others. Without this, cobra answers
+// a misspelt command with the help text and exit code 0.
+func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(subs...)
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		e := usage("there is no command %q", cmd.CommandPath()+" "+args[0])
+		e.hints = []string{cmd.CommandPath() + " --help"}
+		return finish(cmd, e)
+	}
+	cmd.SetFlagErrorFunc(flagError)
+	return cmd
+}
+
+// leaf makes a command that runs. The arguments' names come from use; run gets
+// exactly so many of them.
+func leaf(use, short, example string, arguments int, run func(*session, []string) error) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: cobra.ArbitraryArgs}
+	cmd.Flags().Bool("json", false, "Print JSON")
+	cmd.SetFlagErrorFunc(flagError)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) != arguments {
+			e := usage("%s takes %d arguments, not %d", cmd.CommandPath(), arguments, len(args))
+			e.hints = []string{cmd.CommandPath() + " --help"}
+			return finish(cmd, e)
+		}
+		s := &session{cmd: cmd, out: cmd.OutOrStdout(), err: cmd.ErrOrStderr()}
+		return finish(cmd, run(s, args))
+	}
+	return cmd
+}
+
+// remote adds the flags that say where the admin endpoint is.
+func remote(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().String("address", "", "Address of the administration API listener (if --config is not used)")
+	cmd.Flags().StringP("config", "c", "", "Configuration file (if --address is not used)")
+	cmd.Flags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
+	return cmd
+}
+
+func flagError(cmd *cobra.Command, err error) error {
+	e := usage("%s", err)
+	e.hints = []string{cmd.CommandPath() + " --help"}
+	return finish(cmd, e)
+}
+
+// session is one run of a command.
+type session struct {
+	cmd *cobra.Command
+	out io.Writer // results alone
+	err io.Writer // all else
+}
+
+func (s *session) text(flag string) string { v, _ := s.cmd.Flags().GetString(flag); return v }
+func (s *session) json() bool              { v, _ := s.cmd.Flags().GetBool("json"); return v }
+
+// client returns a client of the admin endpoint that the flags name.
+func (s *session) client() (*mgmt.Client, error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(s.text("address"), nil, s.text("config"), s.text("adapter"))
+	if err != nil {
+		return nil, &failure{message: "the admin address is not known: " + err.Error(),
+			hints: []string{"name it with --address, such as --address localhost:2019"}}
+	}
+	return &mgmt.Client{Do: func(method, path string, header http.Header, body io.Reader) (*http.Response, error) {
+		resp, err := caddycmd.AdminAPIRequest(address, method, path, header, body)
+		if err == nil {
+			return resp, nil
+		}
+		if resp := refused(err); resp != nil {
+			return resp, nil
+		}
+		return nil, unreachable(address, err)
+	}}, nil
+}
+
+func statusCommand() *cobra.Command {
+	return remote(leaf("status [--json]", "Shows what the running keytoll says of itself",
+		"  $ caddy keytoll status\n  $ caddy keytoll status --json", 0, func(s *session, _ []string) error {
+			c, err := s.client()
+			if err != nil {
+				return err
+			}
+			status, err := c.Status()
+			if err != nil {
+				return err
+			}
+			return s.printStatus(status)
+		}))
+}
+
+// finish reports err and gives Caddy the exit code. Caddy's own wrapper would
+// log the error as a structured line, and says "exit code 2" by an unexported
+// type, which is had by wrapping a function that returns the code alone.
+func finish(cmd *cobra.Command, err error) error {
+	if err == nil {
+		return nil
+	}
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	report(cmd.ErrOrStderr(), err)
+	f, ok := errors.AsType[*failure](err)
+	if !ok || f.code != exitUsage {
+		return err
+	}
+	return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitUsage, nil })(cmd, nil)
+}
