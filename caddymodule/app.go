@@ -25,6 +25,9 @@ func init() {
 	caddy.RegisterModule(new(App))
 }
 
+// defaultPrefix is what keys are minted with unless prefixes are configured.
+const defaultPrefix = "kt_"
+
 // startWait is how long a request waits for an app that has not started yet.
 const startWait = 10 * time.Second
 
@@ -174,7 +177,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 
 func (a *App) provisionKeys() error {
 	if len(a.Prefixes) == 0 {
-		a.Prefixes = []Prefix{{Prefix: "kt_"}}
+		a.Prefixes = []Prefix{{Prefix: defaultPrefix}}
 	}
 	texts := make([]string, len(a.Prefixes))
 	for i, p := range a.Prefixes {

@@ -146,7 +146,7 @@ func (g *Handler) parseLimit(h httpcaddyfile.Helper) error {
 	if len(m) > 0 {
 		l.MatchRaw = caddyhttp.RawMatcherSets{m}
 	}
-	if err := parseRate(h.Dispenser, &l.Rate, func(word string) error {
+	if err := rateArgs(h.Dispenser, &l.Rate, func(word string) error {
 		switch word {
 		case "per":
 			if _, ok := gate.ParsePer(h.Val()); !ok {
@@ -172,9 +172,9 @@ func (g *Handler) parseLimit(h httpcaddyfile.Helper) error {
 	return nil
 }
 
-// parseRate reads "<n>/<window> [burst <n>]" from the current token on, and
+// rateArgs reads "<n>/<window> [burst <n>]" from the current token on, and
 // hands other words to more with their value as the current token.
-func parseRate(d *caddyfile.Dispenser, into *Rate, more func(word string) error) error {
+func rateArgs(d *caddyfile.Dispenser, into *Rate, more func(word string) error) error {
 	rate, err := access.ParseRate(d.Val())
 	if err != nil {
 		return d.WrapErr(err)

@@ -183,7 +183,7 @@ func (p *appParser) plan(d *caddyfile.Dispenser) error {
 			return d.Err("rate needs a value, such as 100/1m")
 		}
 		var r Rate
-		if err := parseRate(d, &r, func(word string) error {
+		if err := rateArgs(d, &r, func(word string) error {
 			return d.Errf("unexpected %q after the rate: want burst <n>", word)
 		}); err != nil {
 			return err
@@ -250,7 +250,7 @@ func (p *appParser) throttle(d *caddyfile.Dispenser) error {
 		return nil
 	}
 	t := p.app.Throttle
-	return parseRate(d, &t.Rate, func(word string) error {
+	return rateArgs(d, &t.Rate, func(word string) error {
 		if word != "per" {
 			return d.Errf("unexpected %q after the rate: want burst <n> or per <ipv4 bits> <ipv6 bits>", word)
 		}

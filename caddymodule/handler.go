@@ -144,17 +144,19 @@ func (h *Handler) provisionSources(caddy.Context) error {
 }
 
 func (h *Handler) provisionPublic(ctx caddy.Context) error {
+	if len(h.PublicRaw) == 0 {
+		return nil
+	}
 	match, err := loadMatch(ctx, h, "PublicRaw", h.PublicRaw)
 	if err != nil {
 		return fmt.Errorf("public: %w", err)
 	}
-	if len(h.PublicRaw) > 0 {
-		h.gate.Public = []gate.Match{match}
-	}
+	h.gate.Public = []gate.Match{match}
 	return nil
 }
 
-// loadMatch compiles matcher sets; no sets match everything.
+// loadMatch compiles matcher sets; no sets match everything. Caddy empties the
+// raw sets as it loads them.
 func loadMatch(ctx caddy.Context, owner any, field string, raw caddyhttp.RawMatcherSets) (gate.Match, error) {
 	if len(raw) == 0 {
 		return nil, nil
