@@ -48,13 +48,13 @@ func gaugeOf(r access.Rate) gauge {
 
 // excess returns how long a request must wait at the given debt; it passes if
 // the result is not positive.
-func (g gauge) excess(debt int64) int64 { return debt + g.interval - g.span }
+func (g *gauge) excess(debt int64) int64 { return debt + g.interval - g.span }
 
 // class says which overflow bucket a rate shares: that of spans within a
 // factor of two, so that no short limit waits for a long one's debt.
-func (g gauge) class() int { return bits.Len64(uint64(g.span)) }
+func (g *gauge) class() int { return bits.Len64(uint64(g.span)) }
 
-func (g gauge) state(now, tat int64) State {
+func (g *gauge) state(now, tat int64) State {
 	debt := max(tat-now, 0)
 	s := State{Limit: g.burst, Reset: time.Duration(debt)}
 	if debt < g.span {

@@ -104,7 +104,8 @@ func (l *Limiter) Take(now int64, asks []Ask) Result {
 	case len(asks) == 0:
 		return Result{OK: true, Index: -1}
 	case len(asks) == 1 && asks[0].Slot != nil:
-		return l.takeSlot(now, asks[0].Slot, gaugeOf(asks[0].Rate))
+		g := gaugeOf(asks[0].Rate)
+		return l.takeSlot(now, asks[0].Slot, &g)
 	}
 	return l.takeMany(now, asks)
 }
@@ -114,7 +115,7 @@ func (l *Limiter) Take(now int64, asks []Ask) Result {
 func (l *Limiter) Peek(now int64, a Ask) (retry time.Duration, ok bool) {
 	now = clampNow(now)
 	g := gaugeOf(a.Rate)
-	if wait := g.excess(max(l.tat(now, &a, g)-now, 0)); wait > 0 {
+	if wait := g.excess(max(l.tat(now, &a, &g)-now, 0)); wait > 0 {
 		return time.Duration(wait), false
 	}
 	return 0, true
@@ -126,13 +127,13 @@ func (l *Limiter) States(now int64, asks []Ask, dst []State) []State {
 	now = clampNow(now)
 	for i := range asks {
 		g := gaugeOf(asks[i].Rate)
-		dst = append(dst, g.state(now, l.tat(now, &asks[i], g)))
+		dst = append(dst, g.state(now, l.tat(now, &asks[i], &g)))
 	}
 	return dst
 }
 
 // takeSlot is Take for one slot: no lock, and no write when refused.
-func (l *Limiter) takeSlot(now int64, s *Slot, g gauge) Result {
+func (l *Limiter) takeSlot(now int64, s *Slot, g *gauge) Result {
 	for spins := 0; ; spins++ {
 		w := s.word.Load()
 		if w&lockBit != 0 {
@@ -158,7 +159,7 @@ func (l *Limiter) takeSlot(now int64, s *Slot, g gauge) Result {
 // forgive returns the TAT, cut down to that of an empty bucket if it owes more
 // than g's bucket can: it was filled at another rate. The clock is read anew,
 // since to an old reading a bucket at g's own rate may seem to owe more too.
-func (l *Limiter) forgive(now, tat int64, g gauge) int64 {
+func (l *Limiter) forgive(now, tat int64, g *gauge) int64 {
 	if tat-now <= g.span {
 		return tat
 	}
@@ -166,7 +167,7 @@ func (l *Limiter) forgive(now, tat int64, g gauge) int64 {
 }
 
 // tat returns the TAT that a's bucket has, or would start from.
-func (l *Limiter) tat(now int64, a *Ask, g gauge) int64 {
+func (l *Limiter) tat(now int64, a *Ask, g *gauge) int64 {
 	if a.Slot != nil {
 		return a.Slot.tat()
 	}

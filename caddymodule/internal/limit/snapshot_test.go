@@ -10,7 +10,7 @@ import (
 )
 
 func filled(n int, r Ask) (*Limiter, *clock) {
-	l, c := newLimiter(1 << 12)
+	l, c := newLimiter(1 << 14)
 	c.add(time.Hour)
 	for i := range n {
 		r.Subject = subject(i)

@@ -125,6 +125,45 @@ func TestReclaimedBucketKeepsItsTime(t *testing.T) {
 	}
 }
 
+// TestGrowthKeepsItsTime is the same for a bucket that growth left behind.
+func TestGrowthKeepsItsTime(t *testing.T) {
+	l, c := newLimiter(64)
+	a := []Ask{{Class: 1, Subject: subject(1), Rate: rate(1, 1, time.Minute)}}
+	l.Take(c.now(), a)
+	c.add(time.Hour)
+	if !l.shards[0].grow(l, c.now()) {
+		t.Fatal("the shard did not grow")
+	}
+	if l.Take(int64(30*time.Second), a).OK {
+		t.Error("two in half a minute at one a minute")
+	}
+}
+
+// TestGrowthWithinARequest has requests of many new subjects in one shard, so
+// that the shard grows between their asks; half of them are refused.
+func TestGrowthWithinARequest(t *testing.T) {
+	for range 200 {
+		l, c := newLimiter(entriesPerShard*2 - 1)
+		r := rate(9, 9, time.Hour)
+		l.limit = 1 << 12 // one shard, and yet room for all
+		l.shards, l.shift = l.shards[:1], 64
+		empty := Ask{Slot: new(Slot), Rate: rate(1, 1, access24h)}
+		l.Take(c.now(), []Ask{empty})
+		for call := range 20 {
+			var asks []Ask
+			for i := range 6 {
+				asks = append(asks, Ask{Class: 1, Subject: subject(call*6 + i), Rate: r})
+			}
+			if l.Take(c.now(), append(asks, empty)).OK {
+				t.Fatal("passed an empty bucket")
+			}
+			if got := l.Take(c.now(), asks); !got.OK || got.Remaining != 8 || l.Len() != (call+1)*6 {
+				t.Fatalf("call %d: %+v with %d live", call, got, l.Len())
+			}
+		}
+	}
+}
+
 func TestManyAsks(t *testing.T) {
 	l, c := newLimiter(1 << 12)
 	var asks []Ask

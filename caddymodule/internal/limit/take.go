@@ -18,7 +18,8 @@ type step struct {
 	shard int32
 	at    int32  // place in the shard, or ^class of an overflow bucket
 	key   uint64 // hash, or address of the slot
-	old   entry  // what stood there; of slots and overflow the TAT alone
+	gauge gauge
+	old   entry // what stood there; of slots and overflow the TAT alone
 }
 
 // heap is never true. Storing into escaped makes the compiler keep every Slot
@@ -52,7 +53,7 @@ func (l *Limiter) takeMany(now int64, asks []Ask) Result {
 // plan fills in the steps and sorts them.
 func (l *Limiter) plan(steps []step, asks []Ask) {
 	for i := range asks {
-		st := step{ask: i}
+		st := step{ask: i, gauge: gaugeOf(asks[i].Rate)}
 		if s := asks[i].Slot; s != nil {
 			if heap {
 				escaped = s
@@ -112,55 +113,59 @@ func again(steps []step, i int, asks []Ask) bool {
 }
 
 // apply takes from every bucket, from those that refuse too: only so does the
-// wait come out right when several asks share a bucket.
+// wait come out right when several asks share a bucket. Growth of the table
+// moves entries, so it starts over after that.
 func (l *Limiter) apply(now int64, steps []step, asks []Ask) Result {
 	r := Result{OK: true}
-	for i := range steps {
+	for i := 0; i < len(steps); i++ {
 		st := &steps[i]
 		a := &asks[st.ask]
-		g := gaugeOf(a.Rate)
-		tat := l.locate(now, steps, i, asks, g)
-		if wait := g.excess(max(tat-now, 0)); wait > 0 && (r.OK || wait > int64(r.Retry)) {
-			r = refused(st.ask, g.state(now, tat), wait)
+		tat, ok := l.locate(now, steps, i, asks)
+		if !ok {
+			l.undo(steps[:i], asks)
+			l.shards[st.shard].grow(l, now)
+			r, i = Result{OK: true}, -1
+			continue
 		}
-		l.put(st, a, max(tat, now)+g.interval)
+		if wait := st.gauge.excess(max(tat-now, 0)); wait > 0 && (r.OK || wait > int64(r.Retry)) {
+			r = refused(st.ask, st.gauge.state(now, tat), wait)
+		}
+		l.put(st, a, max(tat, now)+st.gauge.interval)
 	}
 	return r
 }
 
 // locate finds the bucket of step i, notes what stands in its place, and
-// returns its TAT.
-func (l *Limiter) locate(now int64, steps []step, i int, asks []Ask, g gauge) int64 {
+// returns its TAT. It returns false if the shard must grow to hold it.
+func (l *Limiter) locate(now int64, steps []step, i int, asks []Ask) (tat int64, ok bool) {
 	st := &steps[i]
 	a := &asks[st.ask]
 	if a.Slot != nil {
-		tat := a.Slot.held()
+		tat = a.Slot.held()
 		if !again(steps, i, asks) {
-			tat = l.forgive(now, tat, g)
+			tat = l.forgive(now, tat, &st.gauge)
 		}
 		st.old.tat = tat
-		return tat
+		return tat, true
 	}
 	s := &l.shards[st.shard]
-	at, found := s.find(st.key, a.Class, a.Subject, now)
-	// Growth moves entries, so it must come before any step noted a place.
-	if at < 0 && (i == 0 || steps[i-1].shard != st.shard) && s.grow(l, now) {
-		at, found = s.find(st.key, a.Class, a.Subject, now)
-	}
-	switch {
+	class := st.gauge.class()
+	switch at, found := s.find(st.key, a.Class, a.Subject, now); {
 	case found:
 		st.at, st.old = int32(at), s.entries[at]
 		if !again(steps, i, asks) {
-			st.old.tat = l.forgive(now, st.old.tat, g)
+			st.old.tat = l.forgive(now, st.old.tat, &st.gauge)
 		}
-		return st.old.tat
+		return st.old.tat, true
 	case at >= 0:
 		s.claim(at)
 		st.at, st.old = int32(at), s.entries[at]
+	case len(s.entries) < l.limit:
+		return 0, false
 	default:
-		st.at, st.old.tat = ^int32(g.class()), s.over[g.class()]
+		st.at, st.old.tat = ^int32(class), s.over[class]
 	}
-	return s.start(g.class())
+	return s.start(class), true
 }
 
 // put stores the TAT of a located step.
@@ -206,7 +211,7 @@ func (l *Limiter) tightest(now int64, steps []step, asks []Ask) Result {
 		default:
 			tat = l.shards[st.shard].over[^st.at]
 		}
-		s := gaugeOf(a.Rate).state(now, tat)
+		s := st.gauge.state(now, tat)
 		if index < 0 || s.tighter(best) || !best.tighter(s) && st.ask < index {
 			best, index = s, st.ask
 		}
