@@ -55,15 +55,14 @@ func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// leaf makes a command that runs. The arguments' names come from use; run gets
-// exactly so many of them.
+// leaf makes a command that runs. It takes no argument or one.
 func leaf(use, short, example string, arguments int, run func(*session, []string) error) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: cobra.ArbitraryArgs}
 	cmd.Flags().Bool("json", false, "Print JSON")
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) != arguments {
-			e := usage("%s takes %d arguments, not %d", cmd.CommandPath(), arguments, len(args))
+			e := usage("%s takes %s, not %d", cmd.CommandPath(), [...]string{"no argument", "1 argument"}[arguments], len(args))
 			e.hints = []string{cmd.CommandPath() + " --help"}
 			return finish(cmd, e)
 		}
@@ -104,7 +103,12 @@ func (s *session) client() (*mgmt.Client, error) {
 		return nil, &failure{message: "the admin address is not known: " + err.Error(),
 			hints: []string{"name it with --address, such as --address localhost:2019"}}
 	}
-	return &mgmt.Client{Do: func(method, path string, header http.Header, body io.Reader) (*http.Response, error) {
+	return &mgmt.Client{Do: admin(address)}, nil
+}
+
+// admin returns a way to send one request to an admin endpoint.
+func admin(address string) func(string, string, http.Header, io.Reader) (*http.Response, error) {
+	return func(method, path string, header http.Header, body io.Reader) (*http.Response, error) {
 		resp, err := caddycmd.AdminAPIRequest(address, method, path, header, body)
 		if err == nil {
 			return resp, nil
@@ -113,7 +117,7 @@ func (s *session) client() (*mgmt.Client, error) {
 			return resp, nil
 		}
 		return nil, unreachable(address, err)
-	}}, nil
+	}
 }
 
 func statusCommand() *cobra.Command {

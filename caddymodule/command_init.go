@@ -22,9 +22,6 @@ import (
 // application data directory.
 func defaultDatabase() string { return filepath.Join(caddy.AppDataDir(), "keytoll", "keytoll.db") }
 
-// defaultPrefix starts the keys of a configuration that names no prefix.
-const defaultPrefix = "kt_"
-
 // initLockWait is how long init waits for a database that is open elsewhere:
 // a server does not let go of it, so waiting long only hides the reason.
 const initLockWait = time.Second
@@ -53,11 +50,18 @@ func runInit(s *session, _ []string) error {
 	if err := errors.Join(token.CheckPrefix(prefix), access.CheckTenantID(tenant)); err != nil {
 		return usage("%s", err)
 	}
+	if err := access.CheckName(s.text("key-name")); err != nil {
+		return usage("--key-name: %s", err)
+	}
+	environment := s.text("environment")
+	if environment != "" && access.CheckPermission(environment) != nil {
+		return usage("--environment %q: want visible ASCII without quotes, comma and backslash", environment)
+	}
 	path := s.text("db")
 	if path == "" {
 		path = defaultDatabase()
 	}
-	k, err := initialize(path, tenant, s.text("key-name"), registrar.Prefix{Text: prefix, Environment: s.text("environment")})
+	k, err := initialize(path, tenant, s.text("key-name"), registrar.Prefix{Text: prefix, Environment: environment})
 	if err != nil {
 		return initFailure(err, path, tenant)
 	}
@@ -86,9 +90,6 @@ func initialize(path, tenant, name string, prefix registrar.Prefix) (k mgmt.Key,
 		Digester: token.NewDigester(opened.(*boltstore.Store).Master()),
 		Prefixes: func() []registrar.Prefix { return []registrar.Prefix{prefix} },
 	})
-	if err := access.CheckName(name); err != nil {
-		return k, usage("--key-name: %s", err)
-	}
 	if _, err := reg.CreateTenant(ctx, registrar.CreateTenantRequest{ID: tenant}); err != nil {
 		return k, err
 	}
