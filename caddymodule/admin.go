@@ -1,10 +1,10 @@
 package caddymodule
 
 import (
-	"fmt"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/engine"
@@ -27,8 +27,13 @@ func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
 
 // Provision makes the handler. It holds nothing of a configuration: admin
 // modules are never cleaned up.
-func (a *AdminAPI) Provision(caddy.Context) error {
-	a.handler = mgmt.NewHandler(activeRegistrar, activeStatus)
+func (a *AdminAPI) Provision(ctx caddy.Context) error {
+	h := mgmt.NewHandler(activeRegistrar, activeStatus)
+	logger := ctx.Logger()
+	h.OnInternal = func(r *http.Request, err error) {
+		logger.Error("management request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))
+	}
+	a.handler = h
 	return nil
 }
 
@@ -45,7 +50,8 @@ func (a *AdminAPI) Routes() []caddy.AdminRoute {
 func activeApp() (*App, error) {
 	app, err := caddy.ActiveContext().AppIfConfigured("keytoll")
 	if err != nil {
-		return nil, fmt.Errorf("the running configuration does not use keytoll: %w", err)
+		return nil, &registrar.Error{Code: registrar.Unavailable, Message: "the running configuration does not use keytoll",
+			Hint: "add the directive keytoll to a site"}
 	}
 	return app.(*App), nil
 }
@@ -58,7 +64,7 @@ func activeRegistrar() (*registrar.Registrar, error) {
 	if reg := app.registrar.Load(); reg != nil {
 		return reg, nil
 	}
-	return nil, fmt.Errorf("keytoll has not started yet")
+	return nil, &registrar.Error{Code: registrar.Unavailable, Message: "keytoll has not started yet", Hint: "try again in a moment"}
 }
 
 // status is the answer to GET /keytoll/v1/status.

@@ -23,6 +23,8 @@ type exchange struct {
 	gate.Call
 	h      *Handler
 	engine *engine.Engine
+	id     access.KeyID // copies: a stream may outlive the record of a deleted key
+	env    string
 	cold   *access.Key // read when asked for
 	body   gate.Body
 	done   bool // the final status was written
@@ -48,9 +50,17 @@ func (x *exchange) value(s string) []string {
 	return x.values[i : i+1 : i+1]
 }
 
+func newExchange(h *Handler, e *engine.Engine, c *gate.Call) *exchange {
+	x := &exchange{Call: *c, h: h, engine: e}
+	if c.Record != nil {
+		x.id, x.env = c.Record.ID, e.Index.Environment(c.Record)
+	}
+	return x
+}
+
 // forward cleans the request, tells the upstream whose it is, and passes it on.
 func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, next caddyhttp.Handler) error {
-	x := &exchange{Call: *c, h: h, engine: e}
+	x := newExchange(h, e, c)
 	x.ResponseWriter = w
 	x.attach(r)
 	h.cleaner.Cleanse(r, &x.body)
@@ -94,7 +104,7 @@ func (x *exchange) attach(r *http.Request) {
 
 // describe makes a refused request known as far as its key is.
 func (h *Handler) describe(r *http.Request, c gate.Call) {
-	(&exchange{Call: c, h: h, engine: h.app.engine.Load()}).attach(r)
+	newExchange(h, h.app.engine.Load(), &c).attach(r)
 }
 
 // logged reports whether the server writes an access log.
@@ -109,13 +119,13 @@ func (x *exchange) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	if x.Record == nil {
 		return nil
 	}
-	enc.AddString("key", x.Record.ID.String())
+	enc.AddString("key", x.id.String())
 	enc.AddString("tenant", x.tenant().ID)
 	if p := x.h.gate.Plan(x.Tenant); p != nil {
 		enc.AddString("plan", p.Name)
 	}
-	if env := x.engine.Index.Environment(x.Record); env != "" {
-		enc.AddString("environment", env)
+	if x.env != "" {
+		enc.AddString("environment", x.env)
 	}
 	return nil
 }

@@ -215,7 +215,7 @@ func (x *exchange) text(f field, key string) string {
 		}
 		return ""
 	case fieldEnvironment:
-		return x.engine.Index.Environment(x.Record)
+		return x.env
 	}
 	return x.coldText(f, key)
 }
@@ -223,7 +223,7 @@ func (x *exchange) text(f field, key string) string {
 // coldText serves what only the store knows.
 func (x *exchange) coldText(f field, key string) string {
 	if x.cold == nil {
-		k, err := x.engine.Key(context.Background(), x.Record.ID)
+		k, err := x.engine.Key(context.Background(), x.id)
 		if err != nil {
 			k = &access.Key{}
 		}

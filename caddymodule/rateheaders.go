@@ -101,9 +101,9 @@ func (x *exchange) digits(n int64) string {
 // keyID formats the id of the key, likewise.
 func (x *exchange) keyID() string {
 	if x.nbuf+20 > len(x.buf) {
-		return x.Record.ID.String()
+		return x.id.String()
 	}
-	return x.own(x.Record.ID.AppendTo(x.buf[x.nbuf:x.nbuf]))
+	return x.own(x.id.AppendTo(x.buf[x.nbuf:x.nbuf]))
 }
 
 // own takes b, which was appended at nbuf, as a string. Nothing writes there
