@@ -73,6 +73,7 @@ type App struct {
 	keys     token.Set
 	plans    map[string]*access.Plan
 	throttle gate.Throttle
+	named    map[string]access.Rate // of the limits that handlers named
 
 	mu        sync.Mutex // guards opened and closed
 	opened    chan struct{}

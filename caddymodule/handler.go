@@ -81,8 +81,10 @@ type Limit struct {
 	Rate
 	// What each bucket is for: `key`, `tenant` or `address`. Default: `key`.
 	Per string `json:"per,omitempty"`
-	// Names the limit in RateLimit fields. Limits of one name share their
-	// buckets; those without share them if Match and Per are the same.
+	// Names the limit in RateLimit fields. Limits of one name and rate share
+	// their buckets and keep them when a reload brings another rate. Those without
+	// a name share them if match, rate and per are the same. Default: the value of
+	// per, in the fields alone.
 	Name string `json:"name,omitempty"`
 }
 
@@ -207,8 +209,9 @@ func (h *Handler) provisionLimit(ctx caddy.Context, l *Limit) error {
 	name := l.Name
 	if name == "" {
 		name = l.Per
-	} else {
-		raw = []byte("name " + l.Name)
+		raw = append(raw, rate.String()...)
+	} else if raw, err = h.app.nameLimit(l.Name, per, rate); err != nil {
+		return err
 	}
 	if err := checkPolicyName(name); err != nil {
 		return err

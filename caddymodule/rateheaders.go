@@ -9,6 +9,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/engine"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
 	"github.com/keytoll/keytoll/caddymodule/internal/limit"
@@ -23,9 +24,21 @@ const (
 // firstClass is above the classes that package gate uses itself.
 const firstClass = 1 << 16
 
-// limitClass tells the buckets of a limit from those of others. It depends on
-// the matcher and the subject, not on the rate, so that buckets stay when a
-// reload brings another rate.
+// nameLimit returns what the buckets of a named limit are told apart by. One
+// bucket has one rate at a time, so a name stands for one rate.
+func (a *App) nameLimit(name string, per gate.Per, rate access.Rate) ([]byte, error) {
+	id := "name " + per.String() + " " + name
+	if other, ok := a.named[id]; ok && other != rate {
+		return nil, fmt.Errorf("name %q is used for %s and for %s: give one of them another name", name, other, rate)
+	}
+	if a.named == nil {
+		a.named = make(map[string]access.Rate)
+	}
+	a.named[id] = rate
+	return []byte(id), nil
+}
+
+// limitClass tells the buckets of a limit from those of others.
 func limitClass(per string, match []byte) uint64 {
 	h := sha256.New()
 	h.Write([]byte(per))
