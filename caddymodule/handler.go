@@ -36,8 +36,9 @@ type Handler struct {
 	// identity headers are removed. Default: none.
 	PublicRaw caddyhttp.RawMatcherSets `json:"public,omitempty" caddy:"namespace=http.matchers"`
 
-	// Rate limits besides the key's own and its plan's. All that match hold.
-	// Default: none.
+	// Rate limits besides the key's own and its plan's. All that match hold; with
+	// the plan's rates they may be at most 8 for any one request, which is refused
+	// with 503 otherwise. Default: none.
 	Limits []*Limit `json:"limits,omitempty"`
 
 	// Headers set on requests to the API. Client copies are removed, in every
@@ -179,6 +180,9 @@ func (h *Handler) provisionLimits(ctx caddy.Context) error {
 		return fmt.Errorf("a gate has at most %d limits, not %d", maxGateLimits, len(h.Limits))
 	}
 	for i, l := range h.Limits {
+		if l == nil {
+			return fmt.Errorf("limit %d is null", i+1)
+		}
 		if err := h.provisionLimit(ctx, l); err != nil {
 			return fmt.Errorf("limit %d: %w", i+1, err)
 		}

@@ -15,10 +15,11 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/internal/limit"
 )
 
-// Bounds that keep the limits of one request within gate.MaxLimits.
+// Bounds of a configuration. How many limits may be about one request is
+// gate.MaxLimits.
 const (
 	maxPlanRates  = 4
-	maxGateLimits = gate.MaxLimits - maxPlanRates
+	maxGateLimits = 64
 )
 
 // firstClass is above the classes that package gate uses itself.

@@ -142,7 +142,7 @@ func (h *Handler) refusalHeaders(header http.Header, c *gate.Call) {
 		header["Retry-After"] = []string{strconv.FormatInt(wholeSeconds(c.Retry), 10)}
 	case access.RateLimited:
 		header["Retry-After"] = []string{strconv.FormatInt(wholeSeconds(c.Result.Retry), 10)}
-		h.headers.set(h.app.running(nil), header, c)
+		h.headers.set(h.app.engine.Load(), header, c)
 	}
 }
 

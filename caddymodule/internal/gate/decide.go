@@ -49,8 +49,9 @@ type Limit struct {
 	Name  string // in RateLimit fields
 }
 
-// MaxLimits is how many token buckets one request can draw on.
-const MaxLimits = 12
+// MaxLimits is how many token buckets one request can draw on. A request that
+// more limits are about is refused as Unavailable: none of them may be left out.
+const MaxLimits = 8
 
 // classes of buckets that are not a gate's limits
 const (
@@ -266,7 +267,7 @@ func (g *Gate) Plan(t *index.Tenant) *access.Plan {
 }
 
 // gather collects the limits that are about the request. It reports false if a
-// matcher failed: then nobody can say which limits hold.
+// matcher failed, or too many limits hold: then the request must not pass.
 func (g *Gate) gather(s *State, r *http.Request, c *Call) bool {
 	if c.Record != nil {
 		g.gatherKey(s, c)
@@ -284,6 +285,9 @@ func (g *Gate) gather(s *State, r *http.Request, c *Call) bool {
 			if !ok {
 				continue
 			}
+		}
+		if c.nasks == MaxLimits {
+			return false
 		}
 		c.ask(limit.Ask{Class: l.Class, Subject: g.subject(s, l.Per, c), Rate: l.Rate, Name: l.Name})
 	}
