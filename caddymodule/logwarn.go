@@ -13,15 +13,14 @@ func (a *App) warnUnfilteredLogs() {
 		return
 	}
 	app := mod.(*caddyhttp.App)
-	base := a.ctx.Logger(app)
 	const advice = "requests in this log show API keys: add `format filter { request keytoll }` to it"
-	if unfiltered(base.Named("log.error")) {
+	if unfilteredLog(a.ctx, "http.log.error") {
 		a.logger.Warn(advice, zap.String("log", "default (errors)"))
 	}
 	seen := make(map[string]bool)
 	for _, srv := range app.Servers {
 		for _, name := range accessLogs(srv) {
-			if !seen[name] && unfiltered(base.Named(name)) {
+			if !seen[name] && unfilteredLog(a.ctx, name) {
 				a.logger.Warn(advice, zap.String("log", name))
 			}
 			seen[name] = true
@@ -29,12 +28,12 @@ func (a *App) warnUnfilteredLogs() {
 	}
 }
 
-// accessLogs returns the names of a server's access loggers below "http".
+// accessLogs returns the names of a server's access loggers.
 func accessLogs(srv *caddyhttp.Server) []string {
 	if srv.Logs == nil {
 		return nil
 	}
-	const prefix = "log.access"
+	const prefix = "http.log.access"
 	names := []string{prefix}
 	if srv.Logs.DefaultLoggerName != "" {
 		names = []string{prefix + "." + srv.Logs.DefaultLoggerName}

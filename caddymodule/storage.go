@@ -157,7 +157,7 @@ func acquire(b store.Backend, master *token.Master) (*engine.Engine, error) {
 		return nil, err
 	}
 	e := v.(pooled).Engine
-	if master != nil && *master != e.Master {
+	if master != nil && !master.Equal(e.Master) {
 		_, _ = engines.Delete(b.Identity())
 		return nil, fmt.Errorf("%w: the running server has %s open with another master key", store.ErrMasterKey, b.Identity())
 	}

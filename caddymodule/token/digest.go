@@ -4,6 +4,7 @@ import (
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -52,6 +53,10 @@ func ParseMaster(text string) (Master, error) {
 }
 
 func (m Master) key() []byte { return unsafe.Slice(m.start, MasterLen) }
+
+// Equal reports whether m and n are the same key, in constant time. Master
+// values must not be compared with ==.
+func (m Master) Equal(n Master) bool { return subtle.ConstantTimeCompare(m.key(), n.key()) == 1 }
 
 // Text returns the base64 form, for the file that keeps a generated key.
 func (m Master) Text() string { return base64.StdEncoding.EncodeToString(m.key()) }

@@ -205,11 +205,10 @@ func (c *Cleaner) spendsPair(pair string) bool {
 				return true
 			}
 		}
-		if _, _, ok := c.keys.Find(unescape(v)); ok {
-			return true
-		}
-		if _, _, ok := c.keys.Find(name); ok {
-			return true
+		for _, text := range [...]string{part, name, unescape(v)} {
+			if _, _, ok := c.keys.Find(text); ok {
+				return true
+			}
 		}
 	}
 	return false
