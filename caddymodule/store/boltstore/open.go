@@ -1,0 +1,248 @@
+package boltstore
+
+import (
+	"context"
+	"crypto/hmac"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/keytoll/keytoll/caddymodule/store"
+	"github.com/keytoll/keytoll/caddymodule/token"
+)
+
+// schema is the version of the buckets and records. A database of a higher one
+// is refused.
+const schema = 1
+
+const counterSuffix = ".commits"
+
+var (
+	bucketMeta       = []byte("meta")
+	bucketTenants    = []byte("tenants")
+	bucketKeys       = []byte("keys")
+	bucketTenantKeys = []byte("tenant_keys")
+	bucketBlobs      = []byte("blobs")
+	buckets          = [][]byte{bucketMeta, bucketTenants, bucketKeys, bucketTenantKeys, bucketBlobs}
+
+	metaSchema  = []byte("schema")
+	metaCheck   = []byte("check")
+	metaCommits = []byte("commits")
+)
+
+type openFunc = func(string, int, os.FileMode) (*os.File, error)
+
+func boltOptions(timeout time.Duration, open openFunc) *bolt.Options {
+	return &bolt.Options{
+		Timeout:         timeout,
+		NoStatistics:    true,
+		FreelistType:    bolt.FreelistMapType,
+		MmapFlags:       mmapFlags,
+		InitialMmapSize: mmapSize,
+		OpenFile:        open,
+	}
+}
+
+// create builds an empty database in a temporary file and moves it to path. If
+// something is there by then, that is left alone.
+func create(path string, m token.Master, open openFunc) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
+	if err != nil {
+		return err
+	}
+	tmp := f.Name()
+	defer os.Remove(tmp) // gone already, but after an error
+	if err := f.Close(); err != nil {
+		return err
+	}
+	err = guard(path, func() error { return fill(tmp, m, open) })
+	if err == nil {
+		err = install(tmp, path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("making database %s: %w", path, err)
+	}
+	return nil
+}
+
+func fill(tmp string, m token.Master, open openFunc) error {
+	db, err := bolt.Open(tmp, 0o600, boltOptions(time.Second, open))
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, name := range buckets {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket(bucketMeta)
+		return errors.Join(
+			meta.Put(metaSchema, binary.BigEndian.AppendUint32(nil, schema)),
+			meta.Put(metaCheck, checkValue(m)),
+			putCommits(meta, newTagger(m.Derive(tagPurpose)), 1))
+	})
+	return errors.Join(err, db.Sync(), db.Close())
+}
+
+func putCommits(meta *bolt.Bucket, t *tagger, n uint64) error {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 8+tagLen), n)
+	return meta.Put(metaCommits, t.seal(bucketMeta, metaCommits, b))
+}
+
+// open fills a new Store. After an error nothing is left open.
+func (s *Store) open(ctx context.Context, opt Options) error {
+	key := s.master.Derive(tagPurpose)
+	s.taggers.New = func() any { return newTagger(key) }
+	err := guard(s.path, func() (err error) {
+		s.db, err = s.openBolt(ctx, opt)
+		return err
+	})
+	if err != nil {
+		// bbolt leaks the file, and with it the lock, when it panics.
+		if s.file != nil {
+			_ = s.file.Close()
+		}
+		return s.openError(err)
+	}
+	if err := guard(s.path, s.verify); err != nil {
+		s.count.close()
+		return errors.Join(err, guard(s.path, s.db.Close))
+	}
+	go s.check()
+	return nil
+}
+
+// openBolt takes the lock in short turns, so that ctx can end the waiting.
+func (s *Store) openBolt(ctx context.Context, opt Options) (*bolt.DB, error) {
+	openFile := func(name string, flag int, perm os.FileMode) (*os.File, error) {
+		// What was there a moment ago must not be made anew now.
+		f, err := opt.OpenFile(name, flag&^os.O_CREATE, perm)
+		if err != nil {
+			return nil, err
+		}
+		s.file = f
+		if info, err := f.Stat(); err != nil || info.Size() == 0 {
+			return f, errors.Join(err, errEmpty)
+		}
+		return f, nil
+	}
+	const turn = 120 * time.Millisecond
+	for end := time.Now().Add(opt.Timeout); ; {
+		left := max(time.Until(end), time.Millisecond)
+		db, err := bolt.Open(s.path, 0o600, boltOptions(min(left, turn), openFile))
+		if !errors.Is(err, berrors.ErrTimeout) || left < turn {
+			return db, err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+var errEmpty = errors.New("file is empty")
+
+func (s *Store) openError(err error) error {
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return fail(store.ErrLocked, "database %s is open in another process (is caddy already running?)", s.path)
+	case errors.Is(err, errEmpty):
+		return damaged(s.path, "it is an empty file")
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
+		return damaged(s.path, "%v", err)
+	case s.file != nil && fileSize(s.path) < 16<<10:
+		return damaged(s.path, "%v", err)
+	}
+	return storageError(s.path, err)
+}
+
+func fileSize(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// verify sees that the database is whole, ours and not older than it was.
+func (s *Store) verify() error {
+	tx, err := s.db.Begin(false)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := checkLayout(s.db, tx, fileSize(s.path)); err != nil {
+		return damaged(s.path, "%v", err)
+	}
+	for _, name := range buckets {
+		if tx.Bucket(name) == nil {
+			return damaged(s.path, "bucket %s is missing", name)
+		}
+	}
+	meta := tx.Bucket(bucketMeta)
+	version := meta.Get(metaSchema)
+	if len(version) != 4 {
+		return damaged(s.path, "it has no schema version")
+	}
+	if v := binary.BigEndian.Uint32(version); v != schema {
+		if v > schema {
+			return fail(store.ErrNewer, "database %s has schema version %d, this keytoll knows %d: run the newer keytoll again", s.path, v, schema)
+		}
+		return damaged(s.path, "there is no schema version %d", v)
+	}
+	if !hmac.Equal(meta.Get(metaCheck), checkValue(s.master)) {
+		return fail(store.ErrMasterKey, "the master key is not the one database %s was made with: set master_key to that one or put its file back", s.path)
+	}
+	return s.verifyCommits(meta)
+}
+
+func (s *Store) verifyCommits(meta *bolt.Bucket) error {
+	n, err := s.commitsIn(meta)
+	if err != nil {
+		return err
+	}
+	path := s.path + counterSuffix
+	c, m := openCounter(path)
+	s.count, s.commits = c, n
+	if m > n {
+		return fail(store.ErrDamaged, "database %s: the database is older than its commit counter (%d < %d): a commit was lost or an old copy was put back; to accept it, delete %s",
+			s.path, n, m, path)
+	}
+	c.set(n)
+	return nil
+}
+
+func (s *Store) commitsIn(meta *bolt.Bucket) (uint64, error) {
+	t := s.taggers.Get().(*tagger)
+	defer s.taggers.Put(t)
+	b, ok := t.open(bucketMeta, metaCommits, meta.Get(metaCommits))
+	if !ok || len(b) != 8 {
+		return 0, damaged(s.path, "the commit number fails its tag")
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
+// check runs bbolt's own check of the whole tree.
+func (s *Store) check() {
+	defer close(s.checked)
+	s.checkErr = guard(s.path, func() error {
+		tx, err := s.db.Begin(false)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback()
+		for e := range tx.Check() { // to the end, or its goroutine hangs
+			if err == nil {
+				err = damaged(s.path, "%v", e)
+			}
+		}
+		return err
+	})
+}

@@ -1,0 +1,150 @@
+// Package storetest checks that a store.Store keeps the contract: what every
+// backend must do, whatever it is built on.
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/store"
+)
+
+// Opener opens the store that lives in dir, making it the first time. It is
+// called again after the store was closed and must then find what was stored.
+type Opener func(t *testing.T, dir string) store.Store
+
+// Run runs the conformance suite.
+func Run(t *testing.T, open Opener) {
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, Opener)
+	}{
+		{"Durability", testDurability},
+		{"Atomicity", testAtomicity},
+		{"Isolation", testIsolation},
+		{"Errors", testErrors},
+		{"Listing", testListing},
+		{"WriteWhileListing", testWriteWhileListing},
+		{"Blobs", testBlobs},
+		{"Follow", testFollow},
+		{"FollowFailures", testFollowFailures},
+		{"DeleteTenant", testDeleteTenant},
+		{"OwnCopies", testOwnCopies},
+		{"Cancel", testCancel},
+		{"Closed", testClosed},
+		{"Model", testModel},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.test(t, open) })
+	}
+}
+
+var errStop = errors.New("stop")
+
+func start(t *testing.T, open Opener) store.Store {
+	t.Helper()
+	s := open(t, t.TempDir())
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// NewTenant returns an active tenant with all fields set.
+func NewTenant(id string) *access.Tenant {
+	return &access.Tenant{ID: id, Name: "Tenant " + id, Plan: "pro", Status: access.StatusActive,
+		Metadata: map[string]string{"region": "eu", "ünï": "✓"}, CreatedAt: time.Unix(1_700_000_000, 123_456_789).UTC()}
+}
+
+// NewKey returns an active key with all fields set; n makes its id and digest.
+func NewKey(tenant string, n int) *access.Key {
+	k := &access.Key{
+		KeyHead: access.KeyHead{Alg: 1, Status: access.StatusActive, Expires: 1_900_000_000 + int64(n), Tenant: tenant,
+			Environment: "live", Rate: access.Rate{Requests: 100, Burst: 20, Window: time.Minute}},
+		Name: fmt.Sprint("key ", n), Prefix: "ak_live_3fK9xQ", Permissions: []string{"read", "write"},
+		Metadata: map[string]string{"n": fmt.Sprint(n)}, CreatedAt: time.Unix(1_700_000_000, int64(n)).UTC(),
+		RevokedAt: time.Time{},
+	}
+	copy(k.ID[:], fmt.Sprintf("%016d", n))
+	copy(k.Digest[:], fmt.Sprintf("digest of %d", n))
+	return k
+}
+
+func update(t *testing.T, s store.Store, fn func(store.Tx) error) {
+	t.Helper()
+	if err := s.Update(context.Background(), fn); err != nil {
+		t.Fatalf("update: %v", err)
+	}
+}
+
+func view(t *testing.T, s store.Store, fn func(store.Reader) error) {
+	t.Helper()
+	if err := s.View(context.Background(), fn); err != nil {
+		t.Fatalf("view: %v", err)
+	}
+}
+
+// put stores tenants and keys in one transaction.
+func put(t *testing.T, s store.Store, records ...any) {
+	t.Helper()
+	update(t, s, func(tx store.Tx) error {
+		for _, r := range records {
+			var err error
+			switch r := r.(type) {
+			case *access.Tenant:
+				err = tx.PutTenant(r)
+			case *access.Key:
+				err = tx.CreateKey(r)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func same(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("%s:\n got %+v\nwant %+v", what, got, want)
+	}
+}
+
+func wantErr(t *testing.T, what string, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("%s: got error %v, want %v", what, err, want)
+	}
+}
+
+// mustTenant and mustKey read what has to be there.
+func mustTenant(t *testing.T, s store.Store, id string) (v *access.Tenant) {
+	t.Helper()
+	view(t, s, func(r store.Reader) (err error) { v, err = r.Tenant(id); return err })
+	return v
+}
+
+func mustKey(t *testing.T, s store.Store, id access.KeyID) (v *access.Key) {
+	t.Helper()
+	view(t, s, func(r store.Reader) (err error) { v, err = r.Key(id); return err })
+	return v
+}
+
+func listTenants(t *testing.T, s store.Store, after string) (ids []string) {
+	t.Helper()
+	view(t, s, func(r store.Reader) error {
+		return r.Tenants(after, func(v *access.Tenant) bool { ids = append(ids, v.ID); return true })
+	})
+	return ids
+}
+
+func listKeys(t *testing.T, s store.Store, tenant string, after access.KeyID) (ids []access.KeyID) {
+	t.Helper()
+	view(t, s, func(r store.Reader) error {
+		return r.Keys(tenant, after, func(v *access.Key) bool { ids = append(ids, v.ID); return true })
+	})
+	return ids
+}
