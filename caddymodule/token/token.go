@@ -15,7 +15,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"unsafe"
 )
 
 const (
@@ -38,25 +37,23 @@ const MaxPrefix = 32
 type Secret struct {
 	// A pointer and not a string: fmt prints the unexported fields of a struct
 	// around a Secret without asking for its methods, and then shows an address.
-	start *byte
-	len   int
+	text *string
 }
 
-// Wrap makes a Secret of text that came from a client or a file. It does not
-// copy the text.
-func Wrap(text string) Secret {
-	if text == "" {
-		return Secret{}
-	}
-	return Secret{unsafe.StringData(text), len(text)}
-}
+// Wrap makes a Secret of text that came from a client or a file.
+func Wrap(text string) Secret { return Secret{&text} }
 
 // Reveal returns the whole secret. Call it only to show a new key to its
 // owner, once.
-func (s Secret) Reveal() string { return unsafe.String(s.start, s.len) }
+func (s Secret) Reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
 
 // IsZero reports whether s is empty.
-func (s Secret) IsZero() bool { return s.len == 0 }
+func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
 // String returns a redacted form.
 func (s Secret) String() string { return "[secret]" }
