@@ -26,9 +26,9 @@ const MasterLen = 32
 // an installation are derived from it. The zero Master is of no use: its methods
 // panic, but for those that print it. Masters are not to be compared with ==.
 type Master struct {
-	// A pointer: fmt prints the unexported fields of a struct around a Master
-	// without asking for its methods, and then shows an address.
-	raw *[MasterLen]byte
+	// A pointer to a string: fmt prints the unexported fields of a struct around
+	// a Master without asking for its methods, and then shows an address.
+	raw *string
 }
 
 // ErrMaster reports a master key of the wrong form. The message never holds
@@ -49,15 +49,18 @@ func ParseMaster(text string) (Master, error) {
 	if strings.Count(string(raw), string(raw[:1])) == MasterLen {
 		return Master{}, errors.New("the master key is no random value: make one with `openssl rand -base64 32`")
 	}
-	return Master{(*[MasterLen]byte)(raw)}, nil
+	text = string(raw)
+	return Master{&text}, nil
 }
 
 // Equal reports whether m and n are the same key, in constant time. Master
 // values must not be compared with ==.
-func (m Master) Equal(n Master) bool { return subtle.ConstantTimeCompare(m.raw[:], n.raw[:]) == 1 }
+func (m Master) Equal(n Master) bool { return subtle.ConstantTimeCompare(m.key(), n.key()) == 1 }
+
+func (m Master) key() []byte { return []byte(*m.raw) }
 
 // Text returns the base64 form, for the file that keeps a generated key.
-func (m Master) Text() string { return base64.StdEncoding.EncodeToString(m.raw[:]) }
+func (m Master) Text() string { return base64.StdEncoding.EncodeToString(m.key()) }
 
 // String returns a redacted form.
 func (m Master) String() string { return "[master key]" }
@@ -74,7 +77,7 @@ func (m Master) MarshalText() ([]byte, error) { return []byte("[master key]"), n
 // Derive returns a 32-byte key for one purpose (HKDF, RFC 5869). Keys of
 // different purposes tell nothing of one another or of the master key.
 func (m Master) Derive(purpose string) [32]byte {
-	b, err := hkdf.Key(sha256.New, m.raw[:], nil, "keytoll v1 "+purpose, 32)
+	b, err := hkdf.Key(sha256.New, m.key(), nil, "keytoll v1 "+purpose, 32)
 	if err != nil {
 		panic(err) // only for lengths over 255 hashes
 	}
