@@ -79,13 +79,20 @@ func (a *App) provisionKeys() error {
 	texts := make([]string, len(a.Prefixes))
 	for i, p := range a.Prefixes {
 		texts[i] = p.Prefix
-		if err := access.CheckName(p.Environment); err != nil || len(p.Environment) > 32 {
-			return fmt.Errorf("environment %q of prefix %s: want at most 32 bytes without control characters", p.Environment, p.Prefix)
+		if err := p.checkEnvironment(); err != nil {
+			return err
 		}
 	}
 	var err error
 	a.keys, err = token.NewSet(texts...)
 	return err
+}
+
+func (p Prefix) checkEnvironment() error {
+	if access.CheckName(p.Environment) != nil || len(p.Environment) > 32 {
+		return fmt.Errorf("environment %q of prefix %s: want at most 32 bytes without control characters", p.Environment, p.Prefix)
+	}
+	return nil
 }
 
 func (a *App) provisionPlans() error {

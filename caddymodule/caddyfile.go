@@ -1,7 +1,7 @@
 package caddymodule
 
 import (
-	"fmt"
+	"net/textproto"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -119,7 +119,7 @@ func (g *Handler) parseSources(h httpcaddyfile.Helper) error {
 func (g *Handler) parsePublic(h httpcaddyfile.Helper) error {
 	m, ok, err := h.MatcherToken()
 	if err != nil {
-		return err
+		return h.WrapErr(err)
 	}
 	if !ok {
 		return h.Err("public needs a matcher: *, /path* or @name")
@@ -137,7 +137,7 @@ func (g *Handler) parsePublic(h httpcaddyfile.Helper) error {
 func (g *Handler) parseLimit(h httpcaddyfile.Helper) error {
 	m, isMatcher, err := h.MatcherToken()
 	if err != nil {
-		return err
+		return h.WrapErr(err)
 	}
 	if isMatcher && !h.NextArg() || h.Val() == "limit" {
 		return h.Err("limit needs a rate, such as 100/1m")
@@ -205,11 +205,18 @@ func (g *Handler) parseInject(h httpcaddyfile.Helper) error {
 	args := h.RemainingArgs()
 	switch {
 	case len(args) == 1 && strings.HasPrefix(args[0], "-"):
+		if err := checkWithout(args[0][1:]); err != nil {
+			return h.WrapErr(err)
+		}
 		g.Without = append(g.Without, args[0][1:])
 		return nil
 	case len(args) == 2:
 		in := Injection{Header: args[0], Value: args[1]}
-		if err := checkInjection(in, map[string]bool{}); err != nil {
+		seen := make(map[string]bool)
+		for _, before := range g.Inject {
+			seen[textproto.CanonicalMIMEHeaderKey(before.Header)] = true
+		}
+		if err := checkInjection(in, seen); err != nil {
 			return h.WrapErr(err)
 		}
 		g.Inject = append(g.Inject, in)
@@ -226,63 +233,10 @@ func (g *Handler) parseUpgrade(h httpcaddyfile.Helper) error {
 	if len(g.Upgrades) == 1 && g.Upgrades[0] == "off" {
 		g.Upgrades = []string{}
 	}
-	return nil
-}
-
-// flag reads a word without arguments.
-func flag(d *caddyfile.Dispenser, into *bool) error {
-	word := d.Val()
-	if d.NextArg() {
-		return d.Errf("%s takes no argument, not %q", word, d.Val())
-	}
-	*into = true
-	return nil
-}
-
-// word1 reads exactly one argument.
-func word1(d *caddyfile.Dispenser, into *string) error {
-	word := d.Val()
-	if args := d.RemainingArgs(); len(args) == 1 {
-		*into = args[0]
-		return nil
-	}
-	return d.Errf("%s needs exactly one argument", word)
-}
-
-// unrecognized is the error for a word that is none of the options, with the
-// one that was likely meant.
-func unrecognized(d *caddyfile.Dispenser, options ...string) error {
-	word := d.Val()
-	best, least := "", 3
-	for _, o := range options {
-		if n := distance(word, o); n < least {
-			best, least = o, n
+	for _, u := range g.Upgrades {
+		if err := checkProtocol(u); err != nil {
+			return h.WrapErr(err)
 		}
 	}
-	hint := "want one of: " + strings.Join(options, ", ")
-	if best != "" {
-		hint = fmt.Sprintf("did you mean %s?", best)
-	}
-	return d.Errf("unrecognized subdirective %s; %s", word, hint)
-}
-
-// distance is the number of single-character edits between two words.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			next := min(row[j+1]+1, row[j]+1, diagonal+cost)
-			diagonal, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
+	return nil
 }

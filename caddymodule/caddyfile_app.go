@@ -38,10 +38,10 @@ func init() {
 //		gc <percent> <memory limit>
 //	}
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
+	d.Next()
 	if existing != nil {
 		return nil, d.Err("the keytoll global option is given twice; put everything into one block")
 	}
-	d.Next()
 	if d.NextArg() {
 		return nil, d.ArgErr()
 	}
@@ -157,6 +157,9 @@ func (p *appParser) keys(d *caddyfile.Dispenser) error {
 		prefix := Prefix{Prefix: args[0]}
 		if len(args) == 2 {
 			prefix.Environment = args[1]
+			if err := prefix.checkEnvironment(); err != nil {
+				return d.WrapErr(err)
+			}
 		}
 		p.app.Prefixes = append(p.app.Prefixes, prefix)
 	}
@@ -212,7 +215,12 @@ func (p *appParser) tenant(d *caddyfile.Dispenser) error {
 		return d.Errf("tenant %s is defined twice", id)
 	}
 	t := new(Tenant)
+	once := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if once[d.Val()] {
+			return d.Errf("%s is given twice", d.Val())
+		}
+		once[d.Val()] = true
 		switch d.Val() {
 		case "name":
 			if err := word1(d, &t.Name); err != nil {

@@ -94,11 +94,10 @@ type injector struct {
 func (h *Handler) provisionInject(caddy.Context) error {
 	without := make(map[string]bool)
 	for _, name := range h.Without {
-		name = textproto.CanonicalMIMEHeaderKey(name)
-		if name != "X-Tenant-Id" && name != "X-Key-Id" {
-			return fmt.Errorf("inject -%s: only X-Tenant-Id and X-Key-Id are set by default", name)
+		if err := checkWithout(name); err != nil {
+			return err
 		}
-		without[name] = true
+		without[textproto.CanonicalMIMEHeaderKey(name)] = true
 	}
 	protected := []string{}
 	own := make(map[string]bool)
@@ -127,11 +126,26 @@ func (h *Handler) provisionInject(caddy.Context) error {
 		h.Upgrades = []string{"websocket"}
 	}
 	for _, u := range h.Upgrades {
-		if !gate.ValidFieldName(u) {
-			return fmt.Errorf("upgrade %q: want the name of a protocol, such as websocket", u)
+		if err := checkProtocol(u); err != nil {
+			return err
 		}
 	}
 	h.cleaner = gate.NewCleaner(h.gate.Sources, h.app.keys, protected, h.Upgrades, h.KeepCredential)
+	return nil
+}
+
+func checkWithout(name string) error {
+	switch textproto.CanonicalMIMEHeaderKey(name) {
+	case "X-Tenant-Id", "X-Key-Id":
+		return nil
+	}
+	return fmt.Errorf("inject -%s: only X-Tenant-Id and X-Key-Id are set by default", name)
+}
+
+func checkProtocol(protocol string) error {
+	if !gate.ValidFieldName(protocol) {
+		return fmt.Errorf("upgrade %q: want the name of a protocol, such as websocket", protocol)
+	}
 	return nil
 }
 
