@@ -34,13 +34,16 @@ func accessLogs(srv *caddyhttp.Server) []string {
 		return nil
 	}
 	const prefix = "http.log.access"
-	names := []string{prefix}
-	if srv.Logs.DefaultLoggerName != "" {
-		names = []string{prefix + "." + srv.Logs.DefaultLoggerName}
+	full := func(name string) string {
+		if name == "" {
+			return prefix
+		}
+		return prefix + "." + name
 	}
+	names := []string{full(srv.Logs.DefaultLoggerName)}
 	for _, loggers := range srv.Logs.LoggerNames {
 		for _, n := range loggers {
-			names = append(names, prefix+"."+n)
+			names = append(names, full(n))
 		}
 	}
 	return names
