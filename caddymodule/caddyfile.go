@@ -230,13 +230,8 @@ func (g *Handler) parseUpgrade(h httpcaddyfile.Helper) error {
 	if len(g.Upgrades) == 0 {
 		return h.Err("upgrade needs the names of protocols, such as websocket, or off")
 	}
-	if len(g.Upgrades) == 1 && g.Upgrades[0] == "off" {
-		g.Upgrades = []string{}
-	}
-	for _, u := range g.Upgrades {
-		if err := checkProtocol(u); err != nil {
-			return h.WrapErr(err)
-		}
+	if _, err := upgradeProtocols(g.Upgrades); err != nil {
+		return h.WrapErr(err)
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ type Handler struct {
 	// Leave credentials in the request. Default: false.
 	KeepCredential bool `json:"keep_credential,omitempty"`
 
-	// Protocols a client may upgrade to. Default: `websocket`.
+	// Protocols a client may upgrade to, or `off` alone. Default: `websocket`.
 	Upgrades []string `json:"upgrades,omitempty"`
 
 	// Which rate-limit headers clients get: `x` for X-RateLimit-*, `draft` for

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/textproto"
@@ -122,15 +123,11 @@ func (h *Handler) provisionInject(caddy.Context) error {
 		protected = append(protected, in.Header)
 		h.addInjector(in)
 	}
-	if h.Upgrades == nil {
-		h.Upgrades = []string{"websocket"}
+	upgrades, err := upgradeProtocols(h.Upgrades)
+	if err != nil {
+		return err
 	}
-	for _, u := range h.Upgrades {
-		if err := checkProtocol(u); err != nil {
-			return err
-		}
-	}
-	h.cleaner = gate.NewCleaner(h.gate.Sources, h.app.keys, protected, h.Upgrades, h.KeepCredential)
+	h.cleaner = gate.NewCleaner(h.gate.Sources, h.app.keys, protected, upgrades, h.KeepCredential)
 	return nil
 }
 
@@ -142,11 +139,23 @@ func checkWithout(name string) error {
 	return fmt.Errorf("inject -%s: only X-Tenant-Id and X-Key-Id are set by default", name)
 }
 
-func checkProtocol(protocol string) error {
-	if !gate.ValidFieldName(protocol) {
-		return fmt.Errorf("upgrade %q: want the name of a protocol, such as websocket", protocol)
+// upgradeProtocols returns the protocols of a list as it is configured.
+func upgradeProtocols(list []string) ([]string, error) {
+	if len(list) == 0 {
+		return []string{"websocket"}, nil
 	}
-	return nil
+	if len(list) == 1 && list[0] == "off" {
+		return nil, nil
+	}
+	for _, u := range list {
+		if u == "off" {
+			return nil, errors.New("upgrade: off stands alone")
+		}
+		if !gate.ValidFieldName(u) {
+			return nil, fmt.Errorf("upgrade %q: want the name of a protocol, such as websocket", u)
+		}
+	}
+	return list, nil
 }
 
 func checkInjection(in Injection, seen map[string]bool) error {
