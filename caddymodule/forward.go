@@ -76,6 +76,7 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 		return err
 	}
 	e.Counts.Requests[reason].Add(1)
+	x.Reason = reason // for error routes and the access log
 	if h.Errors == "caddy" {
 		return err
 	}
@@ -83,7 +84,6 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 		zap.Int("status", reason.Answer().Status),
 		zap.String("method", r.Method), zap.String("host", r.Host), zap.String("path", h.app.keys.Redact(r.URL.Path)),
 		zap.String("error", h.app.keys.Redact(err.Error())))
-	x.Reason = reason
 	h.refusalHeaders(x.Header(), &x.Call)
 	h.writeAnswer(x, r, reason)
 	return nil
