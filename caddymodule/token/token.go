@@ -121,9 +121,9 @@ type Shape uint8
 
 // The shapes.
 const (
-	Foreign  Shape = iota // not of a prefix that is minted here: only a lookup can tell
+	Foreign  Shape = iota // of another shape, even if of a minted prefix: only a lookup can tell
 	Minted                // a minted prefix, the right length and checksum
-	Garbage               // a minted prefix, and yet not a key
+	Garbage               // a minted prefix, as long as a minted key and all base62, with a wrong checksum
 	Oversize              // empty, too long, or with characters no key has
 )
 
@@ -165,7 +165,7 @@ func (s Set) Classify(text string) Shape {
 			if wellFormed(text, len(p)) {
 				return Minted
 			}
-			garbage = true
+			garbage = garbage || shaped(text, len(p))
 		}
 	}
 	if garbage {
@@ -246,23 +246,28 @@ func (s Set) Display(secret Secret) string {
 	return t[:min(shownLen, len(t)/4)]
 }
 
-func wellFormed(text string, prefix int) bool {
+// shaped reports whether text is as long as a key of a prefix of this length,
+// and all base62 behind it.
+func shaped(text string, prefix int) bool {
 	if len(text) != prefix+bodyLen {
 		return false
 	}
-	at := len(text) - checksumLen
-	for i := prefix; i < at; i++ {
+	for i := prefix; i < len(text); i++ {
 		if digit(text[i]) < 0 {
 			return false
 		}
 	}
+	return true
+}
+
+func wellFormed(text string, prefix int) bool {
+	if !shaped(text, prefix) {
+		return false
+	}
+	at := len(text) - checksumLen
 	var sum uint64
 	for i := at; i < len(text); i++ {
-		d := digit(text[i])
-		if d < 0 {
-			return false
-		}
-		sum = sum*62 + uint64(d)
+		sum = sum*62 + uint64(digit(text[i]))
 	}
 	return sum == uint64(checksum(text[:at]))
 }

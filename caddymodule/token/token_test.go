@@ -85,7 +85,10 @@ func TestClassify(t *testing.T) {
 	key, test := mint(t, "psk_"), mint(t, "psk_test_")
 	for text, want := range map[string]Shape{
 		key: Minted, test: Minted, known: Minted, mint(t, "x_"): Minted,
-		"psk_": Garbage, "psk_test_": Garbage, "psk_short": Garbage, key + "x": Garbage, key[:len(key)-1]: Garbage,
+		"psk_" + strings.Repeat("a", bodyLen): Garbage, "psk_test_" + strings.Repeat("0", bodyLen): Garbage,
+		// Keys of older systems may share the prefix: they can be imported.
+		"psk_": Foreign, "psk_your_key_here": Foreign, "psk_short": Foreign, key + "x": Foreign, key[:len(key)-1]: Foreign,
+		"psk_" + strings.Repeat("-", bodyLen): Foreign,
 		"PSK_" + key[4:]: Foreign, "sk-other-vendor": Foreign, "0": Foreign, strings.Repeat("a", MaxLen): Foreign,
 		mint(t, "other_"): Foreign, "a" + key: Foreign,
 		"": Oversize, strings.Repeat("a", MaxLen+1): Oversize, key + " ": Oversize, key + "\n": Oversize,
