@@ -89,7 +89,7 @@ func TestClassify(t *testing.T) {
 		// Keys of older systems may share the prefix: they can be imported.
 		"psk_": Foreign, "psk_your_key_here": Foreign, "psk_short": Foreign, key + "x": Foreign, key[:len(key)-1]: Foreign,
 		"psk_" + strings.Repeat("-", bodyLen): Foreign,
-		"PSK_" + key[4:]: Foreign, "sk-other-vendor": Foreign, "0": Foreign, strings.Repeat("a", MaxLen): Foreign,
+		"PSK_" + key[4:]:                      Foreign, "sk-other-vendor": Foreign, "0": Foreign, strings.Repeat("a", MaxLen): Foreign,
 		mint(t, "other_"): Foreign, "a" + key: Foreign,
 		"": Oversize, strings.Repeat("a", MaxLen+1): Oversize, key + " ": Oversize, key + "\n": Oversize,
 		"psk_\x00": Oversize, "clé": Oversize, "a\x7f": Oversize,
