@@ -1,0 +1,6 @@
+//go:build race
+
+package caddymodule
+
+// raceEnabled tells tests that instrumentation makes them slow and allocate.
+const raceEnabled = true
