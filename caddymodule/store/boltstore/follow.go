@@ -106,6 +106,7 @@ func (l *loading) run(ctx context.Context, apply func(store.Change)) error {
 		start(l.loadKeys)
 	}
 	start(l.sumRefs)
+	start(l.openBlobs)
 	go func() { group.Wait(); close(l.full) }()
 	for batch := range l.full {
 		if stop.Err() == nil {
@@ -186,5 +187,19 @@ func (l *loading) sumRefs(tx *bolt.Tx) error {
 		sum += maphash.Bytes(l.seed, k)
 	}
 	l.refs.Add(sum)
+	return nil
+}
+
+// openBlobs checks the tags of the blobs. A name that was damaged would
+// otherwise be a blob that was never there.
+func (l *loading) openBlobs(tx *bolt.Tx) error {
+	t := l.s.taggers.Get().(*tagger)
+	defer l.s.taggers.Put(t)
+	c := tx.Bucket(bucketBlobs).Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if _, ok := t.open(bucketBlobs, k, v); !ok {
+			return damaged(l.s.path, "record %q in blobs fails its tag", k)
+		}
+	}
 	return nil
 }

@@ -106,9 +106,8 @@ func (s *Store) open(ctx context.Context, opt Options) error {
 		return err
 	})
 	if err != nil {
-		// bbolt leaks the file, and with it the lock, when it panics.
 		if s.file != nil {
-			_ = s.file.Close()
+			release(s.file)
 		}
 		return s.openError(err)
 	}

@@ -252,7 +252,8 @@ func (s *Store) Close() error {
 	<-s.checked
 	s.count.close()
 	if s.stuck {
-		return s.file.Close()
+		release(s.file)
+		return nil
 	}
 	return storageError(s.path, guard(s.path, s.db.Close))
 }

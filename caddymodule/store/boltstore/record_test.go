@@ -1,0 +1,141 @@
+package boltstore
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/store/storetest"
+)
+
+func TestUnstorable(t *testing.T) {
+	long := strings.Repeat("x", 1<<16)
+	for what, change := range map[string]func(*access.Key){
+		"no status":         func(k *access.Key) { k.Status = 0 },
+		"a tenant's status": func(k *access.Key) { k.Status = access.StatusSuspended },
+		"long name":         func(k *access.Key) { k.Name = long },
+		"long metadata":     func(k *access.Key) { k.Metadata = map[string]string{"x": long} },
+		"many permissions":  func(k *access.Key) { k.Permissions = make([]string, 1<<16) },
+	} {
+		k := storetest.NewKey("acme", 1)
+		change(k)
+		if _, err := encodeKey(k); err == nil || !strings.Contains(err.Error(), k.ID.String()) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for what, change := range map[string]func(*access.Tenant){
+		"no id":     func(v *access.Tenant) { v.ID = "" },
+		"NUL in id": func(v *access.Tenant) { v.ID = "a\x00b" },
+		"long id":   func(v *access.Tenant) { v.ID = long[:256] },
+		"revoked":   func(v *access.Tenant) { v.Status = access.StatusRevoked },
+		"long plan": func(v *access.Tenant) { v.Plan = long },
+	} {
+		v := storetest.NewTenant("acme")
+		change(v)
+		if _, err := encodeTenant(v); err == nil {
+			t.Errorf("%s was encoded", what)
+		}
+	}
+}
+
+// Every shorter or longer record is refused.
+func TestDecodeLength(t *testing.T) {
+	k := storetest.NewKey("acme", 1)
+	b, _ := encodeKey(k)
+	v, _ := encodeTenant(storetest.NewTenant("acme"))
+	for n := range b {
+		if _, err := decodeKey(k.ID[:], b[:n]); err == nil {
+			t.Fatalf("key record cut off at %d of %d was decoded", n, len(b))
+		}
+	}
+	for n := range v {
+		if _, err := decodeTenant([]byte("acme"), v[:n]); err == nil {
+			t.Fatalf("tenant record cut off at %d of %d was decoded", n, len(v))
+		}
+	}
+	if _, err := decodeKey(k.ID[:], append(b, 0)); err == nil {
+		t.Fatal("trailing byte")
+	}
+	if _, err := decodeTenant([]byte("acme"), append(v, 0)); err == nil {
+		t.Fatal("trailing byte")
+	}
+}
+
+// The layout is a promise: this record was written by version 1.
+func TestRecordLayout(t *testing.T) {
+	k := &access.Key{KeyHead: access.KeyHead{ID: access.KeyID([]byte("0123456789abcdef")), Alg: 1, Status: access.StatusRevoked,
+		Expires: 0x0102, Rate: access.Rate{Requests: 3, Burst: 4, Window: 5}, Tenant: "t", Environment: "e"},
+		Name: "n", Prefix: "p", Permissions: []string{"r"}, Metadata: map[string]string{"k": "v"},
+		CreatedAt: time.Unix(6, 7).UTC(), RevokedAt: time.Unix(8, 9).UTC()}
+	copy(k.Digest[:], strings.Repeat("d", 32))
+	got, err := encodeKey(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "\x01\x01\x03\x00" + "\x03\x00\x00\x00\x04\x00\x00\x00" + "\x05\x00\x00\x00\x00\x00\x00\x00" + "\x02\x01\x00\x00\x00\x00\x00\x00" +
+		"\x06\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00" + "\x08\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x00" + strings.Repeat("d", 32) +
+		"\x01\x00t\x01\x00e\x01\x00n\x01\x00p" + "\x01\x00\x01\x00r" + "\x01\x00\x01\x00k\x01\x00v"
+	if string(got) != want {
+		t.Fatalf("\n got %q\nwant %q", got, want)
+	}
+	back, err := decodeKey(k.ID[:], got)
+	if err != nil || !reflect.DeepEqual(back, k) {
+		t.Fatalf("%+v, %v", back, err)
+	}
+}
+
+func TestDecodeAllocs(t *testing.T) {
+	record, _ := encodeKey(storetest.NewKey("acme", 1))
+	id := []byte("0123456789abcdef")
+	tags := newTagger([32]byte{1})
+	value := tags.seal(bucketKeys, id, record)
+	n := names{tenants: map[string]string{"acme": "acme"}, envs: map[string]string{}}
+	var h access.KeyHead
+	if got := testing.AllocsPerRun(100, func() {
+		b, ok := tags.open(bucketKeys, id, value)
+		if !ok {
+			t.Fatal("tag")
+		}
+		if _, err := decodeHead(&h, id, b, &n); err != nil {
+			t.Fatal(err)
+		}
+	}); got > 0 {
+		t.Fatalf("%v allocations for a key that is loaded, want 0", got)
+	}
+}
+
+// What is decoded is encoded to the same bytes; nothing panics.
+func FuzzDecodeKey(f *testing.F) {
+	b, _ := encodeKey(storetest.NewKey("acme", 1))
+	f.Add(b)
+	f.Add(b[:keyHeadLen])
+	f.Add([]byte{})
+	id := []byte("0123456789abcdef")
+	f.Fuzz(func(t *testing.T, b []byte) {
+		k, err := decodeKey(id, b)
+		if err != nil {
+			return
+		}
+		again, err := encodeKey(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k2, err := decodeKey(id, again)
+		if err != nil || !reflect.DeepEqual(k, k2) {
+			t.Fatalf("%+v became %+v, %v", k, k2, err)
+		}
+	})
+}
+
+func FuzzDecodeTenant(f *testing.F) {
+	b, _ := encodeTenant(storetest.NewTenant("acme"))
+	f.Add([]byte("acme"), b)
+	f.Add([]byte(""), []byte{})
+	f.Fuzz(func(t *testing.T, id, b []byte) {
+		if v, err := decodeTenant(id, b); err == nil && v.ID != string(id) {
+			t.Fatal("a tenant under another id")
+		}
+	})
+}
