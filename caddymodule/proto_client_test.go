@@ -35,11 +35,7 @@ func newTLSGateway(t testing.TB, options, site string) *gateway {
 	g := &gateway{t: t, dir: t.TempDir(), addr: freeAddr(t), upstream: newUpstream(t)}
 	_, port, _ := net.SplitHostPort(g.addr)
 	g.url = "https://localhost:" + port
-	t.Cleanup(func() {
-		if err := caddy.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(stopCaddy(t))
 	text := strings.Replace(g.text(options, "bind 127.0.0.1\ntls internal\n"+site), "admin off",
 		"admin off\n\tauto_https disable_redirects\n\tskip_install_trust\n\tstorage file_system "+g.dir+"/pki", 1)
 	if err := g.tryLoad(text); err != nil {
@@ -170,4 +166,13 @@ func activeEngine(t testing.TB) *engine.Engine {
 		t.Fatal(err)
 	}
 	return app.engine.Load()
+}
+
+// stopCaddy returns what ends the running configuration.
+func stopCaddy(t testing.TB) func() {
+	return func() {
+		if err := caddy.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
 }
