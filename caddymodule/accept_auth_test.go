@@ -2,11 +2,13 @@ package caddymodule
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 )
 
@@ -209,4 +211,18 @@ func TestRevocationHoldsFromTheNextRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 401)
+}
+
+// Switching upgrades off switches off the form they have in HTTP/2 as well.
+func TestUpgradeOffIsForExtendedConnectToo(t *testing.T) {
+	for upgrades, want := range map[string]access.Reason{"": access.Missing, "off": access.MethodNotAllowed} {
+		g := &gate.Gate{WebSocket: upgrades != "off", AllowHTTP: true}
+		r := httptest.NewRequest("CONNECT", "/", nil)
+		r.ProtoMajor = 2
+		r.Header[":protocol"] = []string{"websocket"}
+		c := new(gate.Call)
+		if g.Decide(new(gate.State), r, c); c.Reason != want {
+			t.Errorf("upgrade %q: %s, want %s", upgrades, c.Reason, want)
+		}
+	}
 }

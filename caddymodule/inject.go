@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -127,6 +128,7 @@ func (h *Handler) provisionInject(caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	h.gate.WebSocket = slices.ContainsFunc(upgrades, func(u string) bool { return strings.EqualFold(u, "websocket") })
 	h.cleaner = gate.NewCleaner(h.gate.Sources, h.app.keys, protected, upgrades, h.KeepCredential)
 	return nil
 }

@@ -136,7 +136,21 @@ func (o cleanObject) AddArray(key string, value zapcore.ArrayMarshaler) error {
 	if o.hide.header(key) {
 		return o.ObjectEncoder.AddArray(key, caddyhttp.LoggableStringArray{redacted})
 	}
-	return o.ObjectEncoder.AddArray(o.hide.keys.Redact(key), o.hide.array(value))
+	if list, ok := value.(caddyhttp.LoggableStringArray); !ok || !o.hide.clean(list) {
+		value = o.hide.array(value)
+	}
+	return o.ObjectEncoder.AddArray(o.hide.keys.Redact(key), value)
+}
+
+// clean reports whether nothing in the values has to be hidden: so it is with
+// most headers, which then cost no wrapper.
+func (r *redaction) clean(values []string) bool {
+	for _, v := range values {
+		if r.text(v) != v {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *redaction) object(m zapcore.ObjectMarshaler) zapcore.ObjectMarshaler {

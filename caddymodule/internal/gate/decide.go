@@ -85,6 +85,7 @@ type Gate struct {
 	Public      []Match
 	Optional    bool
 	AllowHTTP   bool
+	WebSocket   bool // may be opened over HTTP/2 and HTTP/3, by CONNECT
 	Limits      []Limit
 	Plans       map[string]*access.Plan
 	DefaultPlan *access.Plan // may be nil: no limits but the keys' own
@@ -160,7 +161,7 @@ func (g *Gate) screen(r *http.Request, c *Call) access.Reason {
 	case http.MethodTrace:
 		return access.MethodNotAllowed
 	case http.MethodConnect:
-		if !ExtendedConnect(r) {
+		if !g.WebSocket || !ExtendedConnect(r) {
 			return access.MethodNotAllowed
 		}
 	}

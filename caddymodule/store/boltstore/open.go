@@ -137,6 +137,9 @@ func (s *Store) openBolt(ctx context.Context, opt Options) (*bolt.DB, error) {
 	for end := time.Now().Add(opt.Timeout); ; {
 		left := max(time.Until(end), time.Millisecond)
 		db, err := bolt.Open(s.path, 0o600, boltOptions(min(left, turn), openFile))
+		if err == nil {
+			db.AllocSize = growBy
+		}
 		if !errors.Is(err, berrors.ErrTimeout) || left < turn {
 			return db, err
 		}
@@ -145,6 +148,11 @@ func (s *Store) openBolt(ctx context.Context, opt Options) (*bolt.DB, error) {
 		}
 	}
 }
+
+// growBy is how much a file grows at a time, in bytes. All of it is in memory
+// while the file is open, so bbolt's 16 MiB would be most of what a small
+// gateway needs.
+const growBy = 1 << 20
 
 var errEmpty = errors.New("file is empty")
 
