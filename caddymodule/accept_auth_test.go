@@ -221,7 +221,7 @@ func TestUpgradeOffIsForExtendedConnectToo(t *testing.T) {
 		r.ProtoMajor = 2
 		r.Header[":protocol"] = []string{"websocket"}
 		c := new(gate.Call)
-		if g.Decide(new(gate.State), r, c); c.Reason != want {
+		if g.Decide(new(gate.State), r, c, new(gate.Asks)); c.Reason != want {
 			t.Errorf("upgrade %q: %s, want %s", upgrades, c.Reason, want)
 		}
 	}

@@ -136,9 +136,10 @@ func TestRefusalDoesNotAllocateInTheGate(t *testing.T) {
 			got := access.Allowed
 			n := testing.AllocsPerRun(1000, func() {
 				var c gate.Call
+				var asks gate.Asks
 				c.Started = e.Limiter.Now()
 				c.Secure, c.Address = b.handler.peer(r)
-				b.handler.gate.Decide(&e.State, r, &c)
+				b.handler.gate.Decide(&e.State, r, &c, &asks)
 				got = c.Reason
 			})
 			if got != want {

@@ -27,7 +27,8 @@ type exchange struct {
 	env    string
 	cold   *access.Key // read when asked for
 	body   gate.Body
-	done   bool // the final status was written
+	draft  *draftFields // nil unless they are sent
+	done   bool         // the final status was written
 
 	values  [inlineValues]string
 	nvalues int
@@ -59,8 +60,9 @@ func newExchange(h *Handler, e *engine.Engine, c *gate.Call) *exchange {
 }
 
 // forward cleans the request, tells the upstream whose it is, and passes it on.
-func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, next caddyhttp.Handler) error {
+func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, next caddyhttp.Handler) error {
 	x := newExchange(h, e, c)
+	x.draft = h.headers.draftFields(e, c, asks)
 	x.ResponseWriter = w
 	x.attach(r)
 	h.cleaner.Cleanse(r, &x.body)

@@ -230,20 +230,21 @@ func (h *Handler) provisionLimit(ctx caddy.Context, l *Limit) error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	e := h.app.running(r.Context())
 	if e == nil {
-		return h.refuse(w, r, &gate.Call{Reason: access.Unavailable})
+		return h.refuse(w, r, &gate.Call{Reason: access.Unavailable}, nil)
 	}
 	var c gate.Call
+	var asks gate.Asks
 	c.Started = e.Limiter.Now()
 	c.Secure, c.Address = h.peer(r)
-	h.gate.Decide(&e.State, r, &c)
+	h.gate.Decide(&e.State, r, &c, &asks)
 	n := e.Counts.Requests[c.Reason].Add(1)
 	if n&63 == 0 {
 		e.Counts.Decisions.Observe(time.Duration(e.Limiter.Now() - c.Started))
 	}
 	if !c.Reason.LetsIn() {
-		return h.refuse(w, r, &c)
+		return h.refuse(w, r, &c, &asks)
 	}
-	return h.forward(e, w, r, &c, next)
+	return h.forward(e, w, r, &c, &asks, next)
 }
 
 // peer tells whether the request came over a line nobody else reads, and from

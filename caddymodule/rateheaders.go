@@ -79,10 +79,27 @@ func parseRateHeaders(s string) (rateHeaders, error) {
 	return rateHeaders{}, fmt.Errorf("rate_headers %q: want x, draft, both or off", s)
 }
 
+// draftFields are the fields of draft-ietf-httpapi-ratelimit-headers-11.
+type draftFields struct{ policy, state []string }
+
+// draftFields returns the fields for the limits as they were decided on, or nil
+// if they are not sent.
+func (rh rateHeaders) draftFields(e *engine.Engine, c *gate.Call, asks *gate.Asks) *draftFields {
+	if !rh.draft || !c.Limited {
+		return nil
+	}
+	var states [gate.MaxLimits]limit.State
+	list := asks.List()
+	st := e.Limiter.States(c.Started, list, states[:0])
+	return &draftFields{
+		policy: []string{string(limit.FormatPolicy(nil, list))},
+		state:  []string{string(limit.FormatState(nil, list, st))},
+	}
+}
+
 // set writes the headers on a refusal.
-func (rh rateHeaders) set(e *engine.Engine, h http.Header, c *gate.Call) {
-	x := &exchange{Call: *c, engine: e}
-	rh.setInline(x, h)
+func (rh rateHeaders) set(e *engine.Engine, h http.Header, c *gate.Call, asks *gate.Asks) {
+	rh.setInline(&exchange{Call: *c, draft: rh.draftFields(e, c, asks)}, h)
 }
 
 // setInline writes the headers of an exchange. Whatever the upstream said of
@@ -95,12 +112,8 @@ func (rh rateHeaders) setInline(x *exchange, h http.Header) {
 		reset := time.Now().Add(res.Reset + time.Second - 1).Unix()
 		h["X-Ratelimit-Reset"] = x.value(x.digits(reset))
 	}
-	if rh.draft {
-		var states [gate.MaxLimits]limit.State
-		asks := x.Asks()
-		st := x.engine.Limiter.States(x.engine.Limiter.Now(), asks, states[:0])
-		h["Ratelimit-Policy"] = []string{string(limit.FormatPolicy(nil, asks))}
-		h["Ratelimit"] = []string{string(limit.FormatState(nil, asks, st))}
+	if x.draft != nil {
+		h["Ratelimit-Policy"], h["Ratelimit"] = x.draft.policy, x.draft.state
 	}
 }
 

@@ -88,7 +88,7 @@ func (h *Handler) challenge(c access.Challenge) []string {
 }
 
 // refuse answers a request that is not let in.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call) error {
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks) error {
 	if logged(r) || h.Errors == "caddy" {
 		h.describe(r, *c)
 	}
@@ -101,6 +101,9 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call) e
 	releaseBody(w, r)
 	header := w.Header()
 	h.refusalHeaders(header, c)
+	if c.Reason == access.RateLimited {
+		h.headers.set(h.app.engine.Load(), header, c, asks)
+	}
 	if h.Errors == "caddy" {
 		return caddyhttp.HandlerError{StatusCode: h.answers[c.Reason].status, Err: errors.New(c.Reason.Answer().Code)}
 	}
@@ -142,7 +145,6 @@ func (h *Handler) refusalHeaders(header http.Header, c *gate.Call) {
 		header["Retry-After"] = []string{strconv.FormatInt(wholeSeconds(c.Retry), 10)}
 	case access.RateLimited:
 		header["Retry-After"] = []string{strconv.FormatInt(wholeSeconds(c.Result.Retry), 10)}
-		h.headers.set(h.app.engine.Load(), header, c)
 	}
 }
 

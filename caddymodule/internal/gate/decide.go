@@ -107,24 +107,29 @@ type Call struct {
 	Limited   bool          // at least one limit is about the request
 	Retry     time.Duration // of a throttled client
 	Throttled bool          // this very request exhausted its address's failures
-
-	asks  [MaxLimits]limit.Ask
-	nasks int
 }
 
-// Asks returns the limits that are about the request.
-func (c *Call) Asks() []limit.Ask { return c.asks[:c.nasks] }
+// Asks are the limits that are about one request. They are apart from the Call
+// because they are large and few need them once the request is decided.
+type Asks struct {
+	list [MaxLimits]limit.Ask
+	n    int
+}
 
-// Decide sets c.Reason and what led to it.
-func (g *Gate) Decide(s *State, r *http.Request, c *Call) {
-	c.Reason = g.decide(s, r, c)
+// List returns the limits.
+func (a *Asks) List() []limit.Ask { return a.list[:a.n] }
+
+// Decide sets c.Reason and what led to it. asks is empty and is filled with the
+// limits about the request.
+func (g *Gate) Decide(s *State, r *http.Request, c *Call, asks *Asks) {
+	c.Reason = g.decide(s, r, c, asks)
 	if c.Reason.Answer().Failure {
 		g.fail(s, c)
 	}
 }
 
 // decide is the one order of checks.
-func (g *Gate) decide(s *State, r *http.Request, c *Call) access.Reason {
+func (g *Gate) decide(s *State, r *http.Request, c *Call, asks *Asks) access.Reason {
 	if reason := g.screen(r, c); reason != access.Allowed {
 		return reason
 	}
@@ -142,12 +147,12 @@ func (g *Gate) decide(s *State, r *http.Request, c *Call) access.Reason {
 			return reason
 		}
 	}
-	if !g.gather(s, r, c) {
+	if !g.gather(s, r, c, asks) {
 		return access.Unavailable
 	}
-	if c.nasks > 0 {
+	if asks.n > 0 {
 		c.Limited = true
-		c.Result = s.Limiter.Take(c.Started, c.asks[:c.nasks])
+		c.Result = s.Limiter.Take(c.Started, asks.List())
 		if !c.Result.OK {
 			return access.RateLimited
 		}
@@ -269,9 +274,9 @@ func (g *Gate) Plan(t *index.Tenant) *access.Plan {
 
 // gather collects the limits that are about the request. It reports false if a
 // matcher failed, or too many limits hold: then the request must not pass.
-func (g *Gate) gather(s *State, r *http.Request, c *Call) bool {
+func (g *Gate) gather(s *State, r *http.Request, c *Call, asks *Asks) bool {
 	if c.Record != nil {
-		g.gatherKey(s, c)
+		g.gatherKey(s, c, asks)
 	}
 	for i := range g.Limits {
 		l := &g.Limits[i]
@@ -287,19 +292,19 @@ func (g *Gate) gather(s *State, r *http.Request, c *Call) bool {
 				continue
 			}
 		}
-		if c.nasks == MaxLimits {
+		if asks.n == MaxLimits {
 			return false
 		}
-		c.ask(limit.Ask{Class: l.Class, Subject: g.subject(s, l.Per, c), Rate: l.Rate, Name: l.Name})
+		asks.add(limit.Ask{Class: l.Class, Subject: g.subject(s, l.Per, c), Rate: l.Rate, Name: l.Name})
 	}
 	return true
 }
 
 // gatherKey asks for the key's own rate or else those of its plan. The first is
 // kept in the key's record, where it costs least.
-func (g *Gate) gatherKey(s *State, c *Call) {
+func (g *Gate) gatherKey(s *State, c *Call, asks *Asks) {
 	if rate := s.Index.Rate(c.Record); !rate.IsZero() {
-		c.ask(limit.Ask{Slot: &c.Record.Bucket, Rate: rate, Name: "key"})
+		asks.add(limit.Ask{Slot: &c.Record.Bucket, Rate: rate, Name: "key"})
 		return
 	}
 	plan := g.Plan(c.Tenant)
@@ -313,13 +318,13 @@ func (g *Gate) gatherKey(s *State, c *Call) {
 		} else {
 			a.Class, a.Subject = classPlan+uint64(i), limit.Subject(c.Record.ID)
 		}
-		c.ask(a)
+		asks.add(a)
 	}
 }
 
-func (c *Call) ask(a limit.Ask) {
-	c.asks[c.nasks] = a
-	c.nasks++
+func (a *Asks) add(ask limit.Ask) {
+	a.list[a.n] = ask
+	a.n++
 }
 
 func (g *Gate) subject(s *State, per Per, c *Call) limit.Subject {

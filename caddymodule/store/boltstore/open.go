@@ -77,6 +77,7 @@ func fill(tmp string, m token.Master, open openFunc) error {
 	if err != nil {
 		return err
 	}
+	db.AllocSize = growBy
 	err = db.Update(func(tx *bolt.Tx) error {
 		for _, name := range buckets {
 			if _, err := tx.CreateBucket(name); err != nil {
