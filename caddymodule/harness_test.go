@@ -37,6 +37,7 @@ type gateway struct {
 	dir      string
 	upstream *upstream
 	config   string
+	reloaded bool // since the first configuration
 }
 
 // newGateway runs Caddy with the given keytoll global options and site body. In
@@ -94,6 +95,7 @@ func (g *gateway) tryLoad(text string) error {
 	if err != nil {
 		return err
 	}
+	g.reloaded = g.config != ""
 	g.config = text
 	return caddy.Load(cfg, true)
 }
@@ -172,6 +174,11 @@ func (g *gateway) do(method, path string, headers ...string) reply {
 func (g *gateway) send(req *http.Request) reply {
 	g.t.Helper()
 	resp, err := http.DefaultTransport.RoundTrip(req)
+	// A reload of Caddy may close a connection that the old server had accepted,
+	// before it reads the request.
+	for try := 0; err != nil && g.reloaded && req.Body == nil && try < 5; try++ {
+		resp, err = http.DefaultTransport.RoundTrip(req)
+	}
 	if err != nil {
 		g.t.Fatal(err)
 	}

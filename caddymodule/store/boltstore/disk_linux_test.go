@@ -177,6 +177,9 @@ func readAllKeys(path string) (n int, err error) {
 func TestUndo(t *testing.T) {
 	path := sample(t)
 	s := mustOpen(t, path)
+	if err := s.awaitCheck(t.Context()); err != nil { // it reads what a writer changes
+		t.Fatal(err)
+	}
 	tx, err := s.db.Begin(true)
 	if err != nil {
 		t.Fatal(err)
