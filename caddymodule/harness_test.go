@@ -41,7 +41,8 @@ type gateway struct {
 }
 
 // newGateway runs Caddy with the given keytoll global options and site body. In
-// the body, {upstream} stands for the upstream's address. The database is in a
+// the body, {upstream} and {dir} stand for the address of the upstream and the
+// directory of the test. The database is in a
 // directory of the test.
 func newGateway(t testing.TB, options, site string) *gateway {
 	t.Helper()
@@ -58,7 +59,7 @@ func newGateway(t testing.TB, options, site string) *gateway {
 
 // text makes a Caddyfile.
 func (g *gateway) text(options, site string) string {
-	site = strings.ReplaceAll(site, "{upstream}", g.upstream.addr)
+	site = strings.NewReplacer("{upstream}", g.upstream.addr, "{dir}", g.dir).Replace(site)
 	return fmt.Sprintf(`{
 	admin off
 	persist_config off
