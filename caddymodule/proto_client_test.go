@@ -2,10 +2,18 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -28,37 +36,47 @@ type protoClient struct {
 	http.RoundTripper
 }
 
-// newTLSGateway is newGateway over TLS with a certificate of Caddy's own, so
-// that HTTP/2 and HTTP/3 are there as well.
+// newTLSGateway is newGateway over TLS, so that HTTP/2 and HTTP/3 are there as
+// well. The certificate is a file: Caddy 2.11.9 obtaining its own races with its
+// own start.
 func newTLSGateway(t testing.TB, options, site string) *gateway {
 	t.Helper()
 	g := &gateway{t: t, dir: t.TempDir(), addr: freeAddr(t), upstream: newUpstream(t)}
 	_, port, _ := net.SplitHostPort(g.addr)
 	g.url = "https://localhost:" + port
 	t.Cleanup(stopCaddy(t))
-	text := strings.Replace(g.text(options, "bind 127.0.0.1\ntls internal\n"+site), "admin off",
-		"admin off\n\tauto_https disable_redirects\n\tskip_install_trust\n\tstorage file_system "+g.dir+"/pki", 1)
+	text := strings.Replace(g.text(options, "bind 127.0.0.1\ntls "+selfSigned(t, g.dir)+"\n"+site), "admin off",
+		"admin off\n\tauto_https off\n\tocsp_stapling off\n\tstorage file_system "+g.dir+"/pki", 1)
 	if err := g.tryLoad(text); err != nil {
 		t.Fatal(err)
 	}
-	g.awaitCertificate()
 	return g
 }
 
-// awaitCertificate returns once the server has its certificate, which it makes
-// after it has started.
-func (g *gateway) awaitCertificate() {
-	g.t.Helper()
-	for end := time.Now().Add(hangGuard); ; time.Sleep(10 * time.Millisecond) {
-		conn, err := tls.Dial("tcp", g.addr, clientTLS())
-		if err == nil {
-			conn.Close()
-			return
-		}
-		if time.Now().After(end) {
-			g.t.Fatal(err)
+// selfSigned writes a certificate for localhost and returns the paths of it and
+// of its key.
+func selfSigned(t testing.TB, dir string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for path, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: raw}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
 		}
 	}
+	return certFile + " " + keyFile
 }
 
 func clientTLS(protos ...string) *tls.Config {
