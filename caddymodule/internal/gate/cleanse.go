@@ -16,6 +16,7 @@ type Cleaner struct {
 	keys      token.Set
 	keep      bool
 	protected []string // folded
+	headers   []string // folded names of the sources that are headers
 	upgrades  []string
 }
 
@@ -26,6 +27,11 @@ func NewCleaner(sources []Source, keys token.Set, protected, upgrades []string, 
 	c := &Cleaner{sources: sources, keys: keys, keep: keep, upgrades: upgrades}
 	for _, p := range protected {
 		c.protected = append(c.protected, fold(p))
+	}
+	for _, s := range sources {
+		if s.Kind == Header {
+			c.headers = append(c.headers, fold(s.Name))
+		}
 	}
 	return c
 }
@@ -81,9 +87,12 @@ func (c *Cleaner) cleanTrailer(t http.Header) {
 	}
 }
 
-func (c *Cleaner) isProtected(name string) bool {
-	for _, p := range c.protected {
-		if len(p) == len(name) && foldEqual(name, p) {
+func (c *Cleaner) isProtected(name string) bool { return oneOf(c.protected, name) }
+
+// oneOf reports whether name folds to one of the folded names.
+func oneOf(folded []string, name string) bool {
+	for _, f := range folded {
+		if len(f) == len(name) && foldEqual(name, f) {
 			return true
 		}
 	}
@@ -96,10 +105,8 @@ func (c *Cleaner) spent(name string, values []string) bool {
 	if name == "Authorization" {
 		return false // by scheme, in cleanAuthorization
 	}
-	for _, s := range c.sources {
-		if s.Kind == Header && len(s.Name) == len(name) && foldEqual(name, fold(s.Name)) {
-			return true
-		}
+	if oneOf(c.headers, name) {
+		return true
 	}
 	for _, v := range values {
 		if _, _, ok := c.keys.Find(v); ok {
