@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,14 +109,34 @@ func adapt(text string) ([]byte, error) {
 	return cfg, err
 }
 
+// lastPort is the port that freeAddr gave last.
+var lastPort atomic.Uint32
+
+func init() { lastPort.Store(10_000 + rand.Uint32N(15_000)) }
+
+// freeAddr returns an address that Caddy can listen on, for TCP and UDP. Its
+// port is below those that systems give to outgoing connections and to
+// listeners on port 0 (32768 and up on Linux, 49152 and up elsewhere), as one
+// of those could be taken by any connection of the tests that run meanwhile,
+// and it is given once in a process.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+lastPort.Add(1)%20_000)
+		tcp, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		tcp.Close()
+		udp, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
+		}
+		udp.Close()
+		return addr
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port between 10000 and 30000")
+	return ""
 }
 
 // registrar returns the one of the running configuration.
