@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -16,9 +17,9 @@ var eventRate = access.Rate{Requests: 1, Burst: 1, Window: time.Minute}
 
 // throttleEvent reports a key at its rate limit, or a network at its limit of
 // failed attempts. It costs next to nothing if nobody listens.
-func (a *App) throttleEvent(c *gate.Call) {
+func (a *App) throttleEvent(c *gate.Call, client netip.Addr) {
 	name, data := "auth_failures_throttled", map[string]any(nil)
-	subject := limit.AddrSubject(c.Address, 32, 64)
+	subject := limit.AddrSubject(client, 32, 64)
 	if c.Reason == access.RateLimited {
 		if c.Record == nil {
 			return // an anonymous request: no key to report
@@ -39,7 +40,7 @@ func (a *App) throttleEvent(c *gate.Call) {
 			data["tenant"] = c.Tenant.ID
 		}
 	} else {
-		data = map[string]any{"client_ip": c.Address.String()}
+		data = map[string]any{"client_ip": client.String()}
 	}
 	a.emit(name, data)
 }

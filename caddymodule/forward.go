@@ -25,24 +25,23 @@ type exchange struct {
 	engine *engine.Engine
 	id     access.KeyID // copies: a stream may outlive the record of a deleted key
 	env    string
-	cold   *access.Key // read when asked for
-	body   gate.Body
+	cold   *access.Key  // read when asked for
 	draft  *draftFields // nil unless they are sent
 	done   bool         // the final status was written
 
 	values  [inlineValues]string
-	nvalues int
-	buf     [160]byte // digits and ids behind values
-	nbuf    int
+	buf     [80]byte // digits and ids behind values
+	nvalues uint8
+	nbuf    uint8
 }
 
 // inlineValues is how many header values fit into an exchange.
-const inlineValues = 12
+const inlineValues = 8
 
 // value returns s as a header's values, out of the exchange's own memory while
 // that lasts.
 func (x *exchange) value(s string) []string {
-	if x.nvalues == len(x.values) {
+	if int(x.nvalues) == len(x.values) {
 		return []string{s}
 	}
 	i := x.nvalues
@@ -65,7 +64,7 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	x.draft = h.headers.draftFields(e, c, asks)
 	x.ResponseWriter = w
 	x.attach(r)
-	h.cleaner.Cleanse(r, &x.body)
+	h.cleaner.Cleanse(r)
 	if x.Record != nil {
 		x.identify(r)
 	}
@@ -97,7 +96,7 @@ func (x *exchange) attach(r *http.Request) {
 	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Map(x.replace)
 	}
-	if logged(r) {
+	if x.h.logged(r) {
 		if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 			extra.Set(zap.Object("keytoll", x))
 		}
@@ -109,11 +108,27 @@ func (h *Handler) describe(r *http.Request, c gate.Call) {
 	newExchange(h, h.app.engine.Load(), &c).attach(r)
 }
 
-// logged reports whether the server writes an access log.
-func logged(r *http.Request) bool {
-	srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	return ok && srv.Logs != nil
+// logged reports whether the server writes an access log. A handler belongs to
+// one server, so it is found out once.
+func (h *Handler) logged(r *http.Request) bool {
+	known := h.access.Load()
+	if known == accessUnknown {
+		known = accessQuiet
+		srv, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+		if ok && srv.Logs != nil {
+			known = accessLogged
+		}
+		h.access.Store(known)
+	}
+	return known == accessLogged
 }
+
+// What a handler knows of its server's access log.
+const (
+	accessUnknown uint32 = iota
+	accessQuiet
+	accessLogged
+)
 
 // MarshalLogObject writes the access log's keytoll object.
 func (x *exchange) MarshalLogObject(enc zapcore.ObjectEncoder) error {

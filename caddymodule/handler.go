@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -73,6 +74,7 @@ type Handler struct {
 	answers [access.NumReasons]answer
 	inject  []injector
 	headers rateHeaders
+	access  atomic.Uint32 // see logged
 }
 
 // Limit is a rate limit of a gate.
@@ -105,6 +107,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.gate = &gate.Gate{
 		Keys: h.app.keys, Optional: h.Optional, AllowHTTP: h.AllowHTTP,
 		Plans: h.app.plans, DefaultPlan: h.app.plans[h.app.DefaultPlan], Throttle: h.app.throttle,
+		Client: client,
 	}
 	if h.headers, err = parseRateHeaders(h.RateHeaders); err != nil {
 		return err
@@ -235,7 +238,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	var c gate.Call
 	var asks gate.Asks
 	c.Started = e.Limiter.Now()
-	c.Secure, c.Address = h.peer(r)
+	c.Secure = secure(r)
 	h.gate.Decide(&e.State, r, &c, &asks)
 	n := e.Counts.Requests[c.Reason].Add(1)
 	if n&63 == 0 {
@@ -247,21 +250,28 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return h.forward(e, w, r, &c, &asks, next)
 }
 
-// peer tells whether the request came over a line nobody else reads, and from
-// whom.
-func (h *Handler) peer(r *http.Request) (secure bool, addr netip.Addr) {
-	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	if ip, ok := vars[caddyhttp.ClientIPVarKey].(string); ok {
-		addr, _ = netip.ParseAddr(ip)
-	}
-	secure = r.TLS != nil || local(r.RemoteAddr)
-	if trusted, _ := vars[caddyhttp.TrustedProxyVarKey].(bool); trusted {
-		// A proxy that is trusted knows how the client came to it.
-		if proto := r.Header["X-Forwarded-Proto"]; len(proto) > 0 {
-			secure = allHTTPS(proto)
+// secure tells whether the request came over a line nobody else reads.
+func secure(r *http.Request) bool {
+	if proto := r.Header["X-Forwarded-Proto"]; len(proto) > 0 {
+		if trusted, _ := vars(r)[caddyhttp.TrustedProxyVarKey].(bool); trusted {
+			// A proxy that is trusted knows how the client came to it.
+			return allHTTPS(proto)
 		}
 	}
-	return secure, addr
+	return r.TLS != nil || local(r.RemoteAddr)
+}
+
+// client returns the address of a request's client, as Caddy knows it.
+func client(r *http.Request) (addr netip.Addr) {
+	if ip, ok := vars(r)[caddyhttp.ClientIPVarKey].(string); ok {
+		addr, _ = netip.ParseAddr(ip)
+	}
+	return addr
+}
+
+func vars(r *http.Request) map[string]any {
+	v, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
+	return v
 }
 
 // local reports whether a remote address is loopback or a unix socket.

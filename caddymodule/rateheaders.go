@@ -99,7 +99,7 @@ func (rh rateHeaders) draftFields(e *engine.Engine, c *gate.Call, asks *gate.Ask
 
 // set writes the headers on a refusal.
 func (rh rateHeaders) set(e *engine.Engine, h http.Header, c *gate.Call, asks *gate.Asks) {
-	rh.setInline(&exchange{Call: *c, draft: rh.draftFields(e, c, asks)}, h)
+	rh.setInline(&exchange{Call: *c, engine: e, draft: rh.draftFields(e, c, asks)}, h)
 }
 
 // setInline writes the headers of an exchange. Whatever the upstream said of
@@ -109,7 +109,7 @@ func (rh rateHeaders) setInline(x *exchange, h http.Header) {
 		res := &x.Result
 		h["X-Ratelimit-Limit"] = x.value(x.digits(res.Limit))
 		h["X-Ratelimit-Remaining"] = x.value(x.digits(res.Remaining))
-		reset := time.Now().Add(res.Reset + time.Second - 1).Unix()
+		reset := x.engine.Wall(x.Started).Add(res.Reset + time.Second - 1).Unix()
 		h["X-Ratelimit-Reset"] = x.value(x.digits(reset))
 	}
 	if x.draft != nil {
@@ -119,7 +119,7 @@ func (rh rateHeaders) setInline(x *exchange, h http.Header) {
 
 // digits formats n in the exchange's own memory while that lasts.
 func (x *exchange) digits(n int64) string {
-	if x.nbuf+20 > len(x.buf) {
+	if int(x.nbuf)+20 > len(x.buf) {
 		return strconv.FormatInt(n, 10)
 	}
 	return x.own(strconv.AppendInt(x.buf[x.nbuf:x.nbuf], n, 10))
@@ -127,7 +127,7 @@ func (x *exchange) digits(n int64) string {
 
 // keyID formats the id of the key, likewise.
 func (x *exchange) keyID() string {
-	if x.nbuf+20 > len(x.buf) {
+	if int(x.nbuf)+20 > len(x.buf) {
 		return x.id.String()
 	}
 	return x.own(x.id.AppendTo(x.buf[x.nbuf:x.nbuf]))
@@ -136,6 +136,6 @@ func (x *exchange) keyID() string {
 // own takes b, which was appended at nbuf, as a string. Nothing writes there
 // again.
 func (x *exchange) own(b []byte) string {
-	x.nbuf += len(b)
+	x.nbuf += uint8(len(b))
 	return unsafe.String(unsafe.SliceData(b), len(b))
 }

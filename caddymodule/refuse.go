@@ -89,14 +89,14 @@ func (h *Handler) challenge(c access.Challenge) []string {
 
 // refuse answers a request that is not let in.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks) error {
-	if logged(r) || h.Errors == "caddy" {
+	if h.logged(r) || h.Errors == "caddy" {
 		h.describe(r, *c)
 	}
 	if c.Reason == access.RateLimited || c.Throttled {
-		h.app.throttleEvent(c)
+		h.app.throttleEvent(c, h.gate.Address(r, c))
 	}
 	if ce := h.logger.Check(refusalLevel(c.Reason), "refused"); ce != nil {
-		ce.Write(refusalFields(c)...)
+		ce.Write(h.refusalFields(r, c)...)
 	}
 	releaseBody(w, r)
 	header := w.Header()
@@ -121,8 +121,8 @@ func refusalLevel(reason access.Reason) zapcore.Level {
 	return zap.DebugLevel
 }
 
-func refusalFields(c *gate.Call) []zap.Field {
-	fields := []zap.Field{zap.Stringer("reason", c.Reason), zap.Stringer("client_ip", c.Address)}
+func (h *Handler) refusalFields(r *http.Request, c *gate.Call) []zap.Field {
+	fields := []zap.Field{zap.Stringer("reason", c.Reason), zap.Stringer("client_ip", h.gate.Address(r, c))}
 	if c.Record != nil {
 		fields = append(fields, zap.Stringer("key", c.Record.ID))
 	}

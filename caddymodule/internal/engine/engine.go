@@ -39,6 +39,19 @@ type Engine struct {
 	Store  store.Store
 	Master token.Master
 	Counts Counts
+
+	wall   atomic.Int64 // Unix nanoseconds at the limiter's time 0
+	walled atomic.Int64 // the limiter's time at which wall was found, plus one
+}
+
+// Wall returns the time of day at the limiter's time now. It reads the clock
+// once a second, so a clock that is set shows within a second.
+func (e *Engine) Wall(now int64) time.Time {
+	if at := e.walled.Load(); at == 0 || now-at >= int64(time.Second) {
+		e.wall.Store(time.Now().UnixNano() - e.Limiter.Now())
+		e.walled.Store(now + 1)
+	}
+	return time.Unix(0, e.wall.Load()+now)
 }
 
 // Counts are what the metrics read.

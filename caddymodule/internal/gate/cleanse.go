@@ -15,9 +15,32 @@ type Cleaner struct {
 	sources   []Source
 	keys      token.Set
 	keep      bool
-	protected []string // folded
-	headers   []string // folded names of the sources that are headers
+	protected names
+	headers   names // of the sources that are headers
 	upgrades  []string
+}
+
+// names is a set of header names without regard to their spelling.
+type names struct {
+	folded  []string
+	lengths uint64 // a bit for each length there is, modulo 64
+}
+
+func (n *names) add(name string) {
+	n.folded = append(n.folded, fold(name))
+	n.lengths |= 1 << (len(name) & 63)
+}
+
+func (n *names) has(name string) bool {
+	if n.lengths&(1<<(len(name)&63)) == 0 {
+		return false
+	}
+	for _, f := range n.folded {
+		if len(f) == len(name) && foldEqual(name, f) {
+			return true
+		}
+	}
+	return false
 }
 
 // NewCleaner makes a Cleaner. protected are the headers that only the gate may
@@ -26,11 +49,11 @@ type Cleaner struct {
 func NewCleaner(sources []Source, keys token.Set, protected, upgrades []string, keep bool) *Cleaner {
 	c := &Cleaner{sources: sources, keys: keys, keep: keep, upgrades: upgrades}
 	for _, p := range protected {
-		c.protected = append(c.protected, fold(p))
+		c.protected.add(p)
 	}
 	for _, s := range sources {
 		if s.Kind == Header {
-			c.headers = append(c.headers, fold(s.Name))
+			c.headers.add(s.Name)
 		}
 	}
 	return c
@@ -38,40 +61,43 @@ func NewCleaner(sources []Source, keys token.Set, protected, upgrades []string, 
 
 // Cleanse removes credentials, client copies of protected headers in every
 // spelling, connection options that would have a header removed further on,
-// and upgrades that are not permitted. If the request announces trailers, body
-// takes the place of the request's body and removes protected ones when they
-// arrive; body must live as long as the request.
-func (c *Cleaner) Cleanse(r *http.Request, body *Body) {
+// and upgrades that are not permitted. If the request announces trailers, its
+// body is replaced by one that removes the protected ones when they arrive.
+func (c *Cleaner) Cleanse(r *http.Request) {
+	connection := false // there are headers about the connection
 	for name, values := range r.Header {
-		if c.isProtected(name) || !c.keep && c.spent(name, values) {
+		switch {
+		case name == "Authorization":
+			if !c.keep {
+				c.cleanAuthorization(r.Header, values)
+			}
+		case c.protected.has(name) || !c.keep && c.spent(name, values):
 			delete(r.Header, name)
+		case name == "Connection" || name == "Upgrade" || name == "Http2-Settings":
+			connection = true
 		}
 	}
-	if !c.keep {
-		if _, ok := r.Header["Authorization"]; ok {
-			c.cleanAuthorization(r.Header)
-		}
-		if r.URL.RawQuery != "" {
-			r.URL.RawQuery = c.CleanQuery(r.URL.RawQuery)
-		}
+	if !c.keep && r.URL.RawQuery != "" {
+		r.URL.RawQuery = c.CleanQuery(r.URL.RawQuery)
 	}
-	c.cleanConnection(r.Header)
+	if connection {
+		c.cleanConnection(r.Header)
+	}
 	if r.Trailer != nil {
 		c.cleanTrailer(r.Trailer)
-		*body = Body{ReadCloser: r.Body, trailer: r.Trailer, cleaner: c}
-		r.Body = body
+		r.Body = &trailerBody{ReadCloser: r.Body, trailer: r.Trailer, cleaner: c}
 	}
 }
 
-// Body is a request body that removes protected trailers at its end.
-type Body struct {
+// trailerBody is a request body that removes protected trailers at its end.
+type trailerBody struct {
 	io.ReadCloser
 	trailer http.Header
 	cleaner *Cleaner
 }
 
 // Read reads from the body below.
-func (b *Body) Read(p []byte) (int, error) {
+func (b *trailerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if err == io.EOF {
 		b.cleaner.cleanTrailer(b.trailer)
@@ -81,31 +107,16 @@ func (b *Body) Read(p []byte) (int, error) {
 
 func (c *Cleaner) cleanTrailer(t http.Header) {
 	for name, values := range t {
-		if c.isProtected(name) || !c.keep && (name == "Authorization" || c.spent(name, values)) {
+		if c.protected.has(name) || !c.keep && (name == "Authorization" || c.spent(name, values)) {
 			delete(t, name)
 		}
 	}
 }
 
-func (c *Cleaner) isProtected(name string) bool { return oneOf(c.protected, name) }
-
-// oneOf reports whether name folds to one of the folded names.
-func oneOf(folded []string, name string) bool {
-	for _, f := range folded {
-		if len(f) == len(name) && foldEqual(name, f) {
-			return true
-		}
-	}
-	return false
-}
-
 // spent reports whether a header is a source, or holds a key of ours wherever
 // it was put.
 func (c *Cleaner) spent(name string, values []string) bool {
-	if name == "Authorization" {
-		return false // by scheme, in cleanAuthorization
-	}
-	if oneOf(c.headers, name) {
+	if c.headers.has(name) {
 		return true
 	}
 	for _, v := range values {
@@ -122,8 +133,7 @@ func (c *Cleaner) spent(name string, values []string) bool {
 	return false
 }
 
-func (c *Cleaner) cleanAuthorization(h http.Header) {
-	values := h["Authorization"]
+func (c *Cleaner) cleanAuthorization(h http.Header, values []string) {
 	kept := values[:0]
 	for _, v := range values {
 		if !c.spendsAuthorization(v) {

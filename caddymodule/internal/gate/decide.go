@@ -91,14 +91,17 @@ type Gate struct {
 	DefaultPlan *access.Plan // may be nil: no limits but the keys' own
 	Throttle    Throttle
 	Now         func() time.Time // nil is time.Now
+
+	// Client tells the address of a request's client; the zero Addr if it has
+	// none. It is asked at most once for a request, and only if that matters.
+	Client func(*http.Request) netip.Addr
 }
 
 // Call is one request on its way through a gate: what Decide is told and what
 // it finds out.
 type Call struct {
-	Secure  bool       // TLS, loopback or a unix socket
-	Address netip.Addr // of the client; the zero Addr if it has none
-	Started int64      // the limiter's time
+	Secure  bool  // TLS, loopback or a unix socket
+	Started int64 // the limiter's time
 
 	Reason    access.Reason
 	Record    *index.Record // nil unless the secret was right
@@ -107,6 +110,17 @@ type Call struct {
 	Limited   bool          // at least one limit is about the request
 	Retry     time.Duration // of a throttled client
 	Throttled bool          // this very request exhausted its address's failures
+
+	address netip.Addr // see Gate.Address
+	looked  bool       // for the address
+}
+
+// Address returns the address of the client; the zero Addr if it has none.
+func (g *Gate) Address(r *http.Request, c *Call) netip.Addr {
+	if !c.looked && g.Client != nil {
+		c.address, c.looked = g.Client(r), true
+	}
+	return c.address
 }
 
 // Asks are the limits that are about one request. They are apart from the Call
@@ -124,7 +138,7 @@ func (a *Asks) List() []limit.Ask { return a.list[:a.n] }
 func (g *Gate) Decide(s *State, r *http.Request, c *Call, asks *Asks) {
 	c.Reason = g.decide(s, r, c, asks)
 	if c.Reason.Answer().Failure {
-		g.fail(s, c)
+		g.fail(s, r, c)
 	}
 }
 
@@ -224,7 +238,7 @@ func (g *Gate) authenticate(s *State, r *http.Request, c *Call) access.Reason {
 	if cred.two {
 		return access.Ambiguous
 	}
-	if g.throttled(s, c) {
+	if g.throttled(s, r, c) {
 		return access.Throttled
 	}
 	switch g.Keys.Classify(cred.first) {
@@ -270,117 +284,4 @@ func (g *Gate) Plan(t *index.Tenant) *access.Plan {
 		}
 	}
 	return g.DefaultPlan
-}
-
-// gather collects the limits that are about the request. It reports false if a
-// matcher failed, or too many limits hold: then the request must not pass.
-func (g *Gate) gather(s *State, r *http.Request, c *Call, asks *Asks) bool {
-	if c.Record != nil {
-		g.gatherKey(s, c, asks)
-	}
-	for i := range g.Limits {
-		l := &g.Limits[i]
-		if l.Per != PerAddress && c.Record == nil {
-			continue
-		}
-		if l.Match != nil {
-			ok, err := l.Match(r)
-			if err != nil {
-				return false
-			}
-			if !ok {
-				continue
-			}
-		}
-		if asks.n == MaxLimits {
-			return false
-		}
-		asks.add(limit.Ask{Class: l.Class, Subject: g.subject(s, l.Per, c), Rate: l.Rate, Name: l.Name})
-	}
-	return true
-}
-
-// gatherKey asks for the key's own rate or else those of its plan. The first is
-// kept in the key's record, where it costs least.
-func (g *Gate) gatherKey(s *State, c *Call, asks *Asks) {
-	if rate := s.Index.Rate(c.Record); !rate.IsZero() {
-		asks.add(limit.Ask{Slot: &c.Record.Bucket, Rate: rate, Name: "key"})
-		return
-	}
-	plan := g.Plan(c.Tenant)
-	if plan == nil {
-		return
-	}
-	for i, rate := range plan.Rates {
-		a := limit.Ask{Rate: rate, Name: plan.Name}
-		if i == 0 {
-			a.Slot = &c.Record.Bucket
-		} else {
-			a.Class, a.Subject = classPlan+uint64(i), limit.Subject(c.Record.ID)
-		}
-		asks.add(a)
-	}
-}
-
-func (a *Asks) add(ask limit.Ask) {
-	a.list[a.n] = ask
-	a.n++
-}
-
-func (g *Gate) subject(s *State, per Per, c *Call) limit.Subject {
-	switch per {
-	case PerTenant:
-		return limit.Subject(c.Tenant.Subject)
-	case PerAddress:
-		return limit.AddrSubject(c.Address, g.Throttle.v4(), g.Throttle.v6())
-	}
-	return limit.Subject(c.Record.ID)
-}
-
-// throttled reports whether the client's network has failed too often.
-func (g *Gate) throttled(s *State, c *Call) bool {
-	last := s.lastFailure.Load()
-	if g.Throttle.Rate.IsZero() || last == 0 || !c.Address.IsValid() {
-		return false
-	}
-	span := int64(g.Throttle.Rate.Interval()) * int64(g.Throttle.Rate.Burst)
-	if c.Started-last > span {
-		return false // every bucket of failures is full again
-	}
-	retry, ok := s.Limiter.Peek(c.Started, g.failures(c))
-	c.Retry = retry
-	return !ok
-}
-
-// fail books a failed attempt.
-func (g *Gate) fail(s *State, c *Call) {
-	if g.Throttle.Rate.IsZero() || !c.Address.IsValid() {
-		return
-	}
-	s.lastFailure.Store(c.Started + 1)
-	ask := [1]limit.Ask{g.failures(c)}
-	res := s.Limiter.Take(c.Started, ask[:])
-	c.Throttled = res.OK && res.Remaining == 0
-}
-
-func (g *Gate) failures(c *Call) limit.Ask {
-	return limit.Ask{
-		Class:   classFailures,
-		Subject: limit.AddrSubject(c.Address, g.Throttle.v4(), g.Throttle.v6()),
-		Rate:    g.Throttle.Rate,
-	}
-}
-
-func (t Throttle) v4() int {
-	if t.V4Bits == 0 {
-		return 32
-	}
-	return t.V4Bits
-}
-
-func (t Throttle) v6() int {
-	if t.V6Bits == 0 {
-		return 64
-	}
-	return t.V6Bits
 }

@@ -119,7 +119,7 @@ func find(sources []Source, r *http.Request) (c credentials) {
 // cutScheme returns what follows the scheme, in any case (RFC 9110, section
 // 11.1).
 func cutScheme(v, scheme string) (string, bool) {
-	if len(v) < len(scheme) || !strings.EqualFold(v[:len(scheme)], scheme) {
+	if len(v) < len(scheme) || v[:len(scheme)] != scheme && !strings.EqualFold(v[:len(scheme)], scheme) {
 		return "", false
 	}
 	rest := v[len(scheme):]
