@@ -258,7 +258,7 @@ func (x *exchange) coldText(f field, key string) string {
 	case fieldKeyName:
 		return x.cold.Name
 	case fieldPermissions:
-		return strings.Join(x.cold.Permissions, " ")
+		return strings.Join(x.cold.Permissions(), " ")
 	case fieldKeyMetadata:
 		return x.cold.Metadata[key]
 	}

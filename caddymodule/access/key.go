@@ -3,6 +3,8 @@ package access
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -80,31 +82,103 @@ type KeyHead struct {
 	Rate        Rate     // overrides the plan's rates; zero means the plan's
 	Tenant      string   // id of the tenant the key belongs to
 	Environment string   // of the prefix it was minted with; may be empty
+
+	Rights   *Rights   // what it may do and from where; nil: no permission, any address
+	Previous *Previous // the secret before a rotation with grace; nil for none
+	Imported *Imported // the hash of a secret not yet seen here; nil once it was
+}
+
+// Rights is what a key may do and from where. It is shared by many keys and
+// never changed.
+type Rights struct {
+	Permissions []string       // sorted, without doubles; see Holds
+	Addresses   []netip.Prefix // masked and sorted; none is any address
+}
+
+// Previous is a secret that was rotated away and is still good for a while.
+type Previous struct {
+	Digest [32]byte // under Alg
+	Alg    uint8
+	Since  int64 // unix second of the rotation
+	Until  int64 // unix second from which the secret is refused
+}
+
+// Imported is a secret that is known by another product's slow or salted hash
+// alone. Its key's Digest is nobody's until the secret comes by and is adopted.
+type Imported struct {
+	Hint string // what the secret starts with; may be empty
+	Hash string // as token.ParseHash reads it
 }
 
 // Key is a whole key record, but for its secret, which is nowhere.
 type Key struct {
 	KeyHead
 	Name        string            // for people; at most MaxName bytes
+	Description string            // for people; at most MaxDescription bytes
 	Prefix      string            // the first characters of the secret, for lists
-	Permissions []string          // told to the upstream
 	Metadata    map[string]string // the owner's own values
 	CreatedAt   time.Time
+	RotatedAt   time.Time // when the secret was made, if it is not the first; else zero
 	RevokedAt   time.Time // zero unless revoked
+}
+
+// Permissions returns the key's permissions, which must not be changed.
+func (k *KeyHead) Permissions() []string {
+	if k.Rights == nil {
+		return nil
+	}
+	return k.Rights.Permissions
+}
+
+// Addresses returns the networks the key may be used from, which must not be
+// changed; none is any.
+func (k *KeyHead) Addresses() []netip.Prefix {
+	if k.Rights == nil {
+		return nil
+	}
+	return k.Rights.Addresses
+}
+
+// NewRights returns the Rights with these permissions and networks, sorted,
+// masked and without doubles; nil for none at all.
+func NewRights(permissions []string, addresses []netip.Prefix) *Rights {
+	if len(permissions) == 0 && len(addresses) == 0 {
+		return nil
+	}
+	r := &Rights{Permissions: slices.Compact(slices.Sorted(slices.Values(permissions)))}
+	for _, a := range addresses {
+		r.Addresses = append(r.Addresses, a.Masked())
+	}
+	slices.SortFunc(r.Addresses, netip.Prefix.Compare)
+	r.Addresses = slices.Compact(r.Addresses)
+	return r
+}
+
+// Use is the last request that a key was let in with. It is up to a minute
+// old.
+type Use struct {
+	At      int64      // unix seconds; 0 is never
+	Address netip.Addr // of the client; may be the zero Addr
+	Agent   string     // User-Agent, at most MaxAgent bytes
 }
 
 // Tenant is a customer of the API: the owner of keys.
 type Tenant struct {
-	ID        string
-	Name      string // for people; at most MaxName bytes
-	Plan      string // name of a plan in the configuration; empty is the default plan
-	Status    Status // active or suspended
-	Metadata  map[string]string
-	CreatedAt time.Time
+	ID     string
+	Name   string // for people; at most MaxName bytes
+	Plan   string // name of a plan in the configuration; empty is the default plan
+	Status Status // active or suspended
+	// Permissions bound those of the tenant's keys; nil is no bound.
+	Permissions []string
+	Metadata    map[string]string
+	CreatedAt   time.Time
 }
 
 // Plan is a set of limits that tenants share by name.
 type Plan struct {
 	Name  string
 	Rates []Rate // per key, all of them hold
+	// Permissions bound those of the keys; nil is no bound.
+	Permissions []string
+	MaxKeys     int // keys of a tenant that are not revoked; 0 is no bound
 }

@@ -9,11 +9,15 @@ import (
 
 // Bounds of what people may write.
 const (
-	MaxName     = 200 // bytes of a key's or tenant's name
-	MaxTenantID = 64  // bytes of a tenant id
-	MaxMetadata = 16  // entries of a metadata map
-	MaxMetaKey  = 40  // bytes of a metadata key
-	MaxMetaVal  = 500 // bytes of a metadata value
+	MaxName        = 200  // bytes of a key's or tenant's name
+	MaxDescription = 1000 // bytes of a key's description
+	MaxAgent       = 200  // bytes of a User-Agent that are kept
+	MaxAddresses   = 64   // networks a key may be bound to
+	MaxPermissions = 64   // permissions of a key, a plan or a tenant
+	MaxTenantID    = 64   // bytes of a tenant id
+	MaxMetadata    = 16   // entries of a metadata map
+	MaxMetaKey     = 40   // bytes of a metadata key
+	MaxMetaVal     = 500  // bytes of a metadata value
 )
 
 // CheckTenantID says what is wrong with a tenant id, or nil. Tenant ids go
@@ -34,6 +38,9 @@ func CheckTenantID(id string) error {
 // CheckName says what is wrong with a name for people, or nil: it must be
 // UTF-8 of at most MaxName bytes without control characters.
 func CheckName(s string) error { return checkText("name", s, MaxName) }
+
+// CheckDescription says what is wrong with a description, or nil.
+func CheckDescription(s string) error { return checkText("description", s, MaxDescription) }
 
 // CheckMetadata says what is wrong with a metadata map, or nil.
 func CheckMetadata(m map[string]string) error {

@@ -13,6 +13,7 @@ const (
 	MethodNotAllowed                // CONNECT or TRACE
 	TooEarly                        // an unsafe request in replayable TLS early data
 	InsecureTransport               // cleartext HTTP from another machine
+	NotNormal                       // a request target in which paths can be hidden
 	Ambiguous                       // two different credentials
 	Missing                         // no credential
 	Throttled                       // too many failed attempts from this address
@@ -22,6 +23,10 @@ const (
 	Disabled                        // switched off by its owner
 	Suspended                       // its tenant is suspended
 	Expired                         // past its expiry
+	AddressNotAllowed               // not one of the key's networks
+	PlanRestricted                  // the plan or the tenant lacks the permission
+	Forbidden                       // the key lacks the permission, or no rule is about the request
+	WrongTenant                     // the request names another tenant
 	RateLimited                     // a token bucket is empty
 	Unavailable                     // the store is not there yet, or no longer
 	UpstreamFailed                  // the API behind cannot be reached
@@ -43,6 +48,7 @@ const (
 	ChallengeBare                            // a challenge without an error
 	ChallengeInvalidRequest                  // error="invalid_request"
 	ChallengeInvalidToken                    // error="invalid_token"
+	ChallengeScope                           // error="insufficient_scope" and the scope
 )
 
 // Answer is what a client is told for a reason.
@@ -64,6 +70,7 @@ var answers = [NumReasons]Answer{
 	TooEarly:          {Label: "too_early", Status: http.StatusTooEarly, Code: "too_early", Message: "Send this request again after the TLS handshake"},
 	InsecureTransport: {Label: "insecure_transport", Status: http.StatusForbidden, Code: "forbidden", Message: "Use https: API keys are not accepted over cleartext http"},
 	Ambiguous:         {Label: "ambiguous", Status: http.StatusBadRequest, Code: "invalid_request", Message: "The request carries two different credentials", Challenge: ChallengeInvalidRequest},
+	NotNormal:         {Label: "not_normal", Status: http.StatusBadRequest, Code: "invalid_request", Message: "The request target is not in its normal form"},
 	Missing:           {Label: "missing", Status: http.StatusUnauthorized, Code: "unauthorized", Message: unauthorized, Challenge: ChallengeBare},
 	Throttled:         {Label: "throttled", Status: http.StatusTooManyRequests, Code: "rate_limit_exceeded", Message: "Too many failed attempts. Please try again later."},
 	Malformed:         {Label: "malformed", Status: http.StatusUnauthorized, Code: "unauthorized", Message: unauthorized, Challenge: ChallengeInvalidToken, Failure: true},
@@ -72,6 +79,10 @@ var answers = [NumReasons]Answer{
 	Disabled:          {Label: "disabled", Status: http.StatusUnauthorized, Code: "unauthorized", Message: unauthorized, Challenge: ChallengeInvalidToken, Failure: true},
 	Suspended:         {Label: "suspended", Status: http.StatusUnauthorized, Code: "unauthorized", Message: unauthorized, Challenge: ChallengeInvalidToken, Failure: true},
 	Expired:           {Label: "expired", Status: http.StatusUnauthorized, Code: "unauthorized", Message: unauthorized, Challenge: ChallengeInvalidToken, Failure: true},
+	AddressNotAllowed: {Label: "address_not_allowed", Status: http.StatusForbidden, Code: "forbidden", Message: "This API key may not be used from this address"},
+	PlanRestricted:    {Label: "plan_restricted", Status: http.StatusForbidden, Code: "forbidden", Message: "Your plan doesn't include access to this feature"},
+	Forbidden:         {Label: "forbidden", Status: http.StatusForbidden, Code: "forbidden", Message: "API key does not have permission for this resource", Challenge: ChallengeScope},
+	WrongTenant:       {Label: "wrong_tenant", Status: http.StatusForbidden, Code: "forbidden", Message: "API key does not have permission for this resource"},
 	RateLimited:       {Label: "rate_limited", Status: http.StatusTooManyRequests, Code: "rate_limit_exceeded", Message: "Rate limit exceeded. Please try again later."},
 	Unavailable:       {Label: "unavailable", Status: http.StatusServiceUnavailable, Code: "unavailable", Message: "The service is temporarily unavailable. Please try again."},
 	UpstreamFailed:    {Label: "upstream_failed", Status: http.StatusBadGateway, Code: "bad_gateway", Message: "The service behind this address did not answer"},

@@ -5,6 +5,7 @@ package store
 import (
 	"context"
 	"errors"
+	"io"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 )
@@ -58,6 +59,12 @@ type Store interface {
 	// stored has been handed over. There is one follower, set once.
 	Follow(ctx context.Context, apply func(Change)) error
 
+	// Backup writes a consistent copy of the store, as it is at one moment, which
+	// the backend can open when it is put in the store's place; requests and
+	// changes go on meanwhile. It returns the number of bytes. The copy holds no
+	// master key and is worth nothing without it.
+	Backup(ctx context.Context, w io.Writer) (int64, error)
+
 	// Close waits for running transactions and releases the place. Later calls of
 	// any method return ErrClosed.
 	Close() error
@@ -86,6 +93,17 @@ type Reader interface {
 	// their ids, until it returns false. If tenant is not empty only that tenant's
 	// keys are visited, and the others cost nothing.
 	Keys(tenant string, after access.KeyID, yield func(*access.Key) bool) error
+	// Use returns the last use of a key that was stored; the zero Use if there is
+	// none.
+	Use(id access.KeyID) (access.Use, error)
+	// Audit calls yield for the audit records with numbers greater than after, in
+	// order, until it returns false.
+	Audit(after uint64, yield func(seq uint64, record []byte) bool) error
+	// LastAudit returns the newest audit record, or 0 and nil.
+	LastAudit() (seq uint64, record []byte, err error)
+	// Answer returns what PutAnswer stored under id and until when it is kept,
+	// also past that time, or ErrNotFound.
+	Answer(id [32]byte) (expires int64, sealed []byte, err error)
 	// Blob returns what PutBlob stored under name, or ErrNotFound.
 	Blob(name string) ([]byte, error)
 }
@@ -104,6 +122,24 @@ type Tx interface {
 	// UpdateKey stores a key that exists. Its tenant cannot change. It returns
 	// ErrNotFound.
 	UpdateKey(*access.Key) error
+	// PutUse stores the last use of a key. It is no change of the key: the
+	// follower is not told. A key that is not there is passed over.
+	PutUse(id access.KeyID, u access.Use) error
+	// PutAudit stores an audit record, whose number must be one more than the
+	// newest's, or any if there is none.
+	PutAudit(seq uint64, record []byte) error
+	// TrimAudit deletes the audit records with numbers below before.
+	TrimAudit(before uint64) error
+	// PutAnswer keeps a sealed answer under id until the unix second expires.
+	PutAnswer(id [32]byte, expires int64, sealed []byte) error
+	// TrimAnswers deletes up to max answers that were kept until now or less, and
+	// returns how many that were.
+	TrimAnswers(now int64, max int) (int, error)
+	// Bury notes digests that must never let a request in again, those of revoked
+	// keys and of secrets rotated away. A store that is later put back to an older
+	// state finds them at its next opening and revokes the keys that have one of
+	// them, so that an old backup arms none of them anew.
+	Bury(digests ...[32]byte) error
 	// PutBlob stores a small opaque value, such as the token buckets at a clean
 	// stop; nil deletes it.
 	PutBlob(name string, value []byte) error

@@ -98,7 +98,7 @@ func ShowKey(k *access.Key) Key {
 		Prefix:      k.Prefix,
 		Environment: k.Environment,
 		Status:      k.Status.String(),
-		Permissions: append([]string{}, k.Permissions...),
+		Permissions: append([]string{}, k.Permissions()...),
 		Metadata:    filled(k.Metadata),
 		CreatedAt:   k.CreatedAt.UTC(),
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -83,12 +82,12 @@ func (r *Registrar) mint(req CreateKeyRequest, prefix Prefix) (*access.Key, toke
 			Status:      access.StatusActive,
 			Tenant:      req.Tenant,
 			Environment: prefix.Environment,
+			Rights:      access.NewRights(req.Permissions, nil),
 		},
-		Name:        req.Name,
-		Prefix:      set.Display(secret),
-		Permissions: unique(req.Permissions),
-		Metadata:    maps.Clone(req.Metadata),
-		CreatedAt:   r.now(),
+		Name:      req.Name,
+		Prefix:    set.Display(secret),
+		Metadata:  maps.Clone(req.Metadata),
+		CreatedAt: r.now(),
 	}
 	if req.Expires != nil {
 		k.Expires = req.Expires.Unix()
@@ -173,15 +172,4 @@ func (r *Registrar) pickPrefix(text, environment string) (Prefix, error) {
 	}
 	e.Hint = "configured: " + strings.Join(known, ", ")
 	return Prefix{}, e
-}
-
-// unique returns a copy of s in order, without doubles.
-func unique(s []string) []string {
-	var out []string
-	for _, v := range s {
-		if !slices.Contains(out, v) {
-			out = append(out, v)
-		}
-	}
-	return out
 }

@@ -101,7 +101,7 @@ func TestCreateKey(t *testing.T) {
 	if set.Classify(text) != token.Minted || key.Digest != k.digester.Sum(text) || key.Prefix != text[:14] {
 		t.Errorf("secret %s, prefix %s: not a key of ak_test_ under the digester", text, key.Prefix)
 	}
-	if key.Expires != expires.Unix() || key.Environment != "test" || key.Rate != rate || !slices.Equal(key.Permissions, []string{"read", "write"}) {
+	if key.Expires != expires.Unix() || key.Environment != "test" || key.Rate != rate || !slices.Equal(key.Permissions(), []string{"read", "write"}) {
 		t.Errorf("created %+v", key)
 	}
 	read, err := k.Key(t.Context(), key.ID)

@@ -46,8 +46,8 @@ func encodeKey(k *access.Key) ([]byte, error) {
 	w.text(k.Environment)
 	w.text(k.Name)
 	w.text(k.Prefix)
-	w.count(len(k.Permissions))
-	for _, p := range k.Permissions {
+	w.count(len(k.Permissions()))
+	for _, p := range k.Permissions() {
 		w.text(p)
 	}
 	w.metadata(k.Metadata)
@@ -122,10 +122,11 @@ func decodeKey(id, b []byte) (*access.Key, error) {
 	k.CreatedAt, k.RevokedAt = r.time(b[28:]), r.time(b[40:])
 	k.Name, k.Prefix = r.text(), r.text()
 	if n := r.count(2); n > 0 {
-		k.Permissions = make([]string, n)
-		for i := range k.Permissions {
-			k.Permissions[i] = r.text()
+		permissions := make([]string, n)
+		for i := range permissions {
+			permissions[i] = r.text()
 		}
+		k.Rights = access.NewRights(permissions, nil)
 	}
 	k.Metadata = r.metadata()
 	if r.bad || len(r.b) > 0 {

@@ -17,7 +17,7 @@ func TestUnstorable(t *testing.T) {
 		"a tenant's status": func(k *access.Key) { k.Status = access.StatusSuspended },
 		"long name":         func(k *access.Key) { k.Name = long },
 		"long metadata":     func(k *access.Key) { k.Metadata = map[string]string{"x": long} },
-		"many permissions":  func(k *access.Key) { k.Permissions = make([]string, 1<<16) },
+		"many permissions":  func(k *access.Key) { k.Rights = &access.Rights{Permissions: make([]string, 1<<16)} },
 	} {
 		k := storetest.NewKey("acme", 1)
 		change(k)
@@ -66,8 +66,8 @@ func TestDecodeLength(t *testing.T) {
 // The layout is a promise: this record was written by version 1.
 func TestRecordLayout(t *testing.T) {
 	k := &access.Key{KeyHead: access.KeyHead{ID: access.KeyID([]byte("0123456789abcdef")), Alg: 1, Status: access.StatusRevoked,
-		Expires: 0x0102, Rate: access.Rate{Requests: 3, Burst: 4, Window: 5}, Tenant: "t", Environment: "e"},
-		Name: "n", Prefix: "p", Permissions: []string{"r"}, Metadata: map[string]string{"k": "v"},
+		Expires: 0x0102, Rate: access.Rate{Requests: 3, Burst: 4, Window: 5}, Tenant: "t", Environment: "e", Rights: access.NewRights([]string{"r"}, nil)},
+		Name: "n", Prefix: "p", Metadata: map[string]string{"k": "v"},
 		CreatedAt: time.Unix(6, 7).UTC(), RevokedAt: time.Unix(8, 9).UTC()}
 	copy(k.Digest[:], strings.Repeat("d", 32))
 	got, err := encodeKey(k)

@@ -139,7 +139,7 @@ func testOwnCopies(t *testing.T, open Opener) {
 		_ = tx.PutTenant(tenant)
 		_ = tx.CreateKey(key)
 		err := tx.PutBlob("b", blob)
-		tenant.Metadata["region"], key.Permissions[0], key.Digest[0], blob[0] = "x", "x", 'x', 'x'
+		tenant.Metadata["region"], key.Rights.Permissions[0], key.Digest[0], blob[0] = "x", "x", 'x', 'x'
 		return err
 	})
 	var k *access.Key
@@ -152,7 +152,7 @@ func testOwnCopies(t *testing.T, open Opener) {
 	same(t, "tenant", mustTenant(t, s, "acme"), NewTenant("acme"))
 	same(t, "key", k, NewKey("acme", 1))
 	b[0] = 'B' // faults if it is the store's own memory
-	k.Permissions[0] = "mine"
+	k.Rights.Permissions[0] = "mine"
 	same(t, "key", mustKey(t, s, key.ID), NewKey("acme", 1))
 }
 

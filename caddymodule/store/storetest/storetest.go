@@ -62,8 +62,9 @@ func NewTenant(id string) *access.Tenant {
 func NewKey(tenant string, n int) *access.Key {
 	k := &access.Key{
 		KeyHead: access.KeyHead{Alg: 1, Status: access.StatusActive, Expires: 1_900_000_000 + int64(n), Tenant: tenant,
-			Environment: "live", Rate: access.Rate{Requests: 100, Burst: 20, Window: time.Minute}},
-		Name: fmt.Sprint("key ", n), Prefix: "ak_live_3fK9xQ", Permissions: []string{"read", "write"},
+			Environment: "live", Rate: access.Rate{Requests: 100, Burst: 20, Window: time.Minute},
+			Rights: access.NewRights([]string{"read", "write"}, nil)},
+		Name: fmt.Sprint("key ", n), Prefix: "ak_live_3fK9xQ",
 		Metadata: map[string]string{"n": fmt.Sprint(n)}, CreatedAt: time.Unix(1_700_000_000, int64(n)).UTC(),
 		RevokedAt: time.Time{},
 	}
