@@ -29,7 +29,9 @@ func listTenants(c *call, _ none) (*TenantList, error) {
 }
 
 func createTenant(c *call, req CreateTenant) (Tenant, error) {
-	t, err := c.CreateTenant(c.Context(), registrar.CreateTenantRequest(req))
+	t, err := c.CreateTenant(c.Context(), registrar.CreateTenantRequest{
+		ID: req.ID, Name: req.Name, Plan: req.Plan, Metadata: req.Metadata,
+	})
 	return c.tenant(t, err)
 }
 
