@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -29,6 +30,10 @@ type CreateKeyRequest struct {
 	Environment string            // picks its first prefix; empty is the prefix's
 	Permissions []string          // told to the upstream; doubles are dropped
 	Metadata    map[string]string // the owner's own values
+	Description string            // for people; may be empty
+	Addresses   []netip.Prefix    // where it may be used from; none is anywhere
+	ExpiresIn   time.Duration     // the expiry as a time from now; not together with Expires
+	Idempotency *Idempotency      // nil: each request makes a key
 }
 
 // CreateKey mints a key and stores it without its secret, which is returned

@@ -13,11 +13,13 @@ type Code string
 
 // The codes.
 const (
-	NotFound       Code = "not_found"       // there is no record of that id
-	Exists         Code = "exists"          // a record of that id is there already
-	Conflict       Code = "conflict"        // the record is not in a state that allows it
-	InvalidRequest Code = "invalid_request" // the request is wrong whatever is stored
-	Unavailable    Code = "unavailable"     // the store is not open, or no longer
+	NotFound       Code = "not_found"            // there is no record of that id
+	Exists         Code = "exists"               // a record of that id is there already
+	Conflict       Code = "conflict"             // the record is not in a state that allows it
+	Forbidden      Code = "forbidden"            // it would give more than the caller has
+	Mismatch       Code = "idempotency_mismatch" // the idempotency key was used for another request
+	InvalidRequest Code = "invalid_request"      // the request is wrong whatever is stored
+	Unavailable    Code = "unavailable"          // the store is not open, or no longer
 )
 
 // Error is a refusal in words that may be shown. Nothing was changed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -14,12 +15,21 @@ import (
 type KeyFilter struct {
 	Tenant string        // all tenants if empty
 	Status access.Status // all states if zero
+	Name   string        // part of the name, in whatever case; all names if empty
 }
 
 // KeyUpdate is a change to a key. Nil fields stay as they are.
 type KeyUpdate struct {
-	Name   *string
-	Status *access.Status // active or disabled
+	Name        *string
+	Description *string
+	Status      *access.Status     // active or disabled
+	ExpiresAt   *time.Time         // in whole seconds
+	Never       bool               // no expiry from now on; not together with ExpiresAt
+	Rate        *access.Rate       // overrides the plan's rates
+	PlanRate    bool               // the plan's rates from now on; not together with Rate
+	Permissions *[]string          // replaces all
+	Addresses   *[]netip.Prefix    // replaces all; none is any address
+	Metadata    *map[string]string // replaces all entries
 }
 
 // Key returns one key. Errors: NotFound, Unavailable.

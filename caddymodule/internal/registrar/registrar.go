@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/store"
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
@@ -35,6 +36,20 @@ type Options struct {
 	// Plans returns the names of the configured plans. It may be nil: then only
 	// the default plan, which has no name, can be set.
 	Plans func() []string
+	// Master is the installation's; the keys of the audit trail and of kept
+	// answers are derived from it. Required.
+	Master token.Master
+	// Permissions returns the configured permissions. It may be nil: then none
+	// are.
+	Permissions func() *access.Permissions
+	// Plan returns a configured plan by its name, the empty one too, or nil. It
+	// may be nil: then there is none.
+	Plan func(name string) *access.Plan
+	// Policy returns the configured rules. It may be nil: then there are none.
+	Policy func() Policy
+	// Find returns the key that a digest belongs to, as its present or previous
+	// secret, whatever the key's status. It may be nil: then the store is searched.
+	Find func(digest [32]byte) (access.KeyID, bool)
 	// Now tells the time; nil is time.Now.
 	Now func() time.Time
 	// Random is the source of ids and secrets; nil is crypto/rand.Reader.
