@@ -44,6 +44,16 @@ type App struct {
 	// database, made at the first start.
 	MasterKey string `json:"master_key,omitempty"`
 
+	// What keys may be allowed to do, by name. Default: no permissions, and then
+	// a key needs none but where a gate asks for one.
+	Permissions map[string]*Permission `json:"permissions,omitempty"`
+
+	// How long keys live and how they are rotated.
+	KeyPolicy *KeyPolicy `json:"key_policy,omitempty"`
+
+	// How the trail of changes is kept.
+	Audit *Audit `json:"audit,omitempty"`
+
 	// The prefixes new keys are minted with, the first one by default.
 	// Default: `kt_` without an environment.
 	Prefixes []Prefix `json:"prefixes,omitempty"`
@@ -75,6 +85,8 @@ type App struct {
 	throttle gate.Throttle
 	named    map[string]access.Rate // of the limits that handlers named
 
+	permissions *access.Permissions // set for good once all handlers are provisioned
+
 	mu        sync.Mutex // guards opened and closed
 	opened    chan struct{}
 	closed    bool
@@ -98,6 +110,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.events = ev.(*caddyevents.App)
 	if err := a.provisionKeys(); err != nil {
+		return err
+	}
+	if err := a.provisionPermissions(); err != nil {
 		return err
 	}
 	if err := a.provisionPlans(); err != nil {

@@ -23,6 +23,11 @@ type Prefix struct {
 type Plan struct {
 	// Token buckets of each key; all of them hold. Default: none.
 	Rates []Rate `json:"rates,omitempty"`
+	// What keys may hold at most, by name or wildcard; an empty list is nothing.
+	// Default: no bound.
+	Permissions []string `json:"permissions,omitempty"`
+	// How many keys that are not revoked a tenant may have. Default: no bound.
+	MaxKeys int `json:"max_keys,omitempty"`
 }
 
 // Tenant is a tenant that is created at start.
@@ -31,6 +36,9 @@ type Tenant struct {
 	Name string `json:"name,omitempty"`
 	// The name of a plan. Default: the default plan.
 	Plan string `json:"plan,omitempty"`
+	// What its keys may hold at most, by name or wildcard; an empty list is
+	// nothing. Default: no bound.
+	Permissions []string `json:"permissions,omitempty"`
 }
 
 // Rate is a token bucket.
@@ -104,22 +112,41 @@ func (a *App) provisionPlans() error {
 		if p == nil {
 			p = new(Plan)
 		}
-		if len(p.Rates) > maxPlanRates {
-			return fmt.Errorf("plan %s has %d rates, at most %d are allowed", name, len(p.Rates), maxPlanRates)
-		}
-		plan := &access.Plan{Name: name}
-		for _, r := range p.Rates {
-			rate, err := r.access()
-			if err != nil {
-				return fmt.Errorf("plan %s: %w", name, err)
-			}
-			plan.Rates = append(plan.Rates, rate)
+		plan, err := a.plan(name, p)
+		if err != nil {
+			return err
 		}
 		a.plans[name] = plan
 	}
 	if a.DefaultPlan != "" && a.plans[a.DefaultPlan] == nil {
 		return fmt.Errorf("default_plan %s is not defined: add `plan %[1]s { … }` or name one of the plans", a.DefaultPlan)
 	}
+	return a.provisionTenants()
+}
+
+// plan compiles one plan.
+func (a *App) plan(name string, p *Plan) (*access.Plan, error) {
+	if len(p.Rates) > maxPlanRates {
+		return nil, fmt.Errorf("plan %s has %d rates, at most %d are allowed", name, len(p.Rates), maxPlanRates)
+	}
+	if p.MaxKeys < 0 || p.MaxKeys > maxPlanKeys {
+		return nil, fmt.Errorf("plan %s: max_keys %d: want 1 to %d", name, p.MaxKeys, maxPlanKeys)
+	}
+	if err := checkGranted(a.permissions, p.Permissions); err != nil {
+		return nil, fmt.Errorf("plan %s: %w", name, err)
+	}
+	plan := &access.Plan{Name: name, Permissions: p.Permissions, MaxKeys: p.MaxKeys}
+	for _, r := range p.Rates {
+		rate, err := r.access()
+		if err != nil {
+			return nil, fmt.Errorf("plan %s: %w", name, err)
+		}
+		plan.Rates = append(plan.Rates, rate)
+	}
+	return plan, nil
+}
+
+func (a *App) provisionTenants() error {
 	for id, t := range a.Tenants {
 		if err := access.CheckTenantID(id); err != nil {
 			return err
@@ -128,6 +155,9 @@ func (a *App) provisionPlans() error {
 			continue
 		}
 		if err := access.CheckName(t.Name); err != nil {
+			return fmt.Errorf("tenant %s: %w", id, err)
+		}
+		if err := checkGranted(a.permissions, t.Permissions); err != nil {
 			return fmt.Errorf("tenant %s: %w", id, err)
 		}
 		if t.Plan != "" && a.plans[t.Plan] == nil {

@@ -31,17 +31,24 @@ func word1(d *caddyfile.Dispenser, into *string) error {
 // one that was likely meant.
 func unrecognized(d *caddyfile.Dispenser, options ...string) error {
 	word := d.Val()
+	best := nearest(word, options)
+	hint := "want one of: " + strings.Join(options, ", ")
+	if best != "" {
+		hint = fmt.Sprintf("did you mean %s?", best)
+	}
+	return d.Errf("unrecognized subdirective %s; %s", word, hint)
+}
+
+// nearest returns the option that a mistyped word was likely meant to be, or
+// "".
+func nearest(word string, options []string) string {
 	best, least := "", 3
 	for _, o := range options {
 		if n := distance(word, o); n < least {
 			best, least = o, n
 		}
 	}
-	hint := "want one of: " + strings.Join(options, ", ")
-	if best != "" {
-		hint = fmt.Sprintf("did you mean %s?", best)
-	}
-	return d.Errf("unrecognized subdirective %s; %s", word, hint)
+	return best
 }
 
 // distance is the number of single-character edits between two words.

@@ -20,6 +20,7 @@ import (
 const (
 	maxPlanRates  = 4
 	maxGateLimits = 64
+	maxPlanKeys   = 1_000_000
 )
 
 // firstClass is above the classes that package gate uses itself.
