@@ -6,7 +6,10 @@
 // Keys are fixed-size records without pointers in a slab of chunks, which the
 // garbage collector never scans. Two open-addressing tables of atomic words
 // (32 bits of hash, 32 bits of record number) find them by digest and by id.
-// What many keys share (tenants, rates, environments) stands once, in small
+// Previous secrets and the plain SHA-256 of imported ones have tables of their
+// own, which cost a word while they are empty; keys of which only the store has
+// a hash are found by what their secret starts with, under a lock.
+// What many keys share (tenants, rates, rights, environments) stands once, in small
 // slabs that a record refers to by number. One writer follows the store;
 // readers take no lock, do not allocate and never wait for it.
 //
@@ -21,8 +24,8 @@
 //
 // # Memory
 //
-// A record takes 80 bytes and its words in the tables 24 to 48, so a million
-// keys need some 115 MB. The slab holds the most keys that ever lived
+// A record takes 88 bytes and its words in the tables 24 to 48, so a million
+// keys need some 125 MB. The slab holds the most keys that ever lived
 // at once, plus those deleted within the last hour; a table is rebuilt to size
 // when two thirds of its words have been used.
 package index

@@ -22,9 +22,17 @@ type Index struct {
 	tenants tenants
 	rates   *interner[access.Rate]
 	envs    *interner[string]
+	rights  rights
+	priors  priors
+
+	sums     table        // of the records with a plain SHA-256
+	sumCount atomic.Int64 // secrets, present and previous, known by one
+	imported imported
+	moves    atomic.Uint32 // see Moves
 
 	keyCount    [numStatus]atomic.Int64
 	tenantCount [numStatus]atomic.Int64
+	algCount    [numAlgs]atomic.Int64
 }
 
 const numStatus = int(access.StatusSuspended) + 1
@@ -42,16 +50,23 @@ func newIndex(now clock) *Index {
 		tenants: tenants{interner: newInterner(now, strings.Clone)},
 		rates:   newInterner(now, func(r access.Rate) access.Rate { return r }),
 		envs:    newInterner(now, strings.Clone),
+		rights:  rights{interner: newInterner(now, strings.Clone)},
+		priors:  priors{pool: pool[prior]{now: now}, of: make(map[uint32]uint32)},
 	}
-	x.digests.current.Store(newSlots(minSlots))
-	x.ids.current.Store(newSlots(minSlots))
+	x.imported.byHint, x.imported.places, x.imported.perLen = make(map[string]*hinted), make(map[uint32]place), make(map[int]int)
+	for _, t := range []*table{&x.digests, &x.ids, &x.sums, &x.priors.digests} {
+		t.current.Store(newSlots(minSlots))
+	}
 	x.tenants.cells.ensure(0)
+	x.rights.cells.ensure(0)
 	return x
 }
 
-// Lookup returns the key with the digest, whatever its status, or nil. It takes
-// no lock and does not allocate. That no two keys have one digest is the
-// store's writers' to see to; of two it returns either.
+// Lookup returns the key whose present secret has the digest, of
+// token.AlgHMAC, whatever its status, or nil. It takes no lock and does not
+// allocate. That no two keys have one digest is the store's writers' to see to;
+// of two it returns either. LookupPrevious comes after it, never before: while
+// a key is being rotated its old secret is found by one of the two.
 func (x *Index) Lookup(digest *[32]byte) *Record {
 	p := x.digests.probe(digestTag(digest))
 	for {
