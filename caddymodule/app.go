@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
 	"github.com/keytoll/keytoll/caddymodule/internal/engine"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
@@ -68,6 +69,13 @@ type App struct {
 	// the store owns them.
 	Tenants map[string]*Tenant `json:"tenants,omitempty"`
 
+	// Ways of answering by name, for gates and management. Five presets need no
+	// definition: audiopod, example, personalabs, prosodyai and prosopo.
+	Dialects map[string]*dialect.Dialect `json:"dialects,omitempty"`
+
+	// The dialect of all that name none. Default: keytoll's own.
+	Dialect string `json:"dialect,omitempty"`
+
 	// Bounds failed attempts per client network. Default: 30 in a minute for an
 	// IPv4 address or an IPv6 /64.
 	Throttle *Throttle `json:"throttle_failures,omitempty"`
@@ -86,6 +94,7 @@ type App struct {
 	named    map[string]access.Rate // of the limits that handlers named
 
 	permissions *access.Permissions // set for good once all handlers are provisioned
+	compiled    map[string]*dialect.Compiled
 
 	mu        sync.Mutex // guards opened and closed
 	opened    chan struct{}
@@ -113,6 +122,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := a.provisionPermissions(); err != nil {
+		return err
+	}
+	if err := a.provisionDialects(); err != nil {
 		return err
 	}
 	if err := a.provisionPlans(); err != nil {

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -36,6 +35,26 @@ type Handler struct {
 	// Requests that need no key. A key they carry is not looked at; it and all
 	// identity headers are removed. Default: none.
 	PublicRaw caddyhttp.RawMatcherSets `json:"public,omitempty" caddy:"namespace=http.matchers"`
+
+	// Which permissions requests need. The first rule that is about a request
+	// decides; while there are rules, a request that none is about is refused.
+	// Public and anonymous requests are not asked. Default: no rules, and a key
+	// needs no permission.
+	//
+	// A gate with any rule of Permits or Guards, or with a matcher in PublicRaw,
+	// refuses request targets that are not in normal form with 400: empty and dot
+	// segments, encoded slashes, backslashes, dots, percent signs and NUL,
+	// parameters after ';' and backslashes. Rules see the decoded path; the API
+	// gets the target as it came.
+	Permits []*Permit `json:"permits,omitempty"`
+
+	// Values of the request that must be the id of the key's tenant. Default:
+	// none.
+	Guards []*Guard `json:"guards,omitempty"`
+
+	// How refusals are written: a dialect of the app or a preset. Default: the
+	// app's default.
+	Dialect string `json:"dialect,omitempty"`
 
 	// Rate limits besides the key's own and its plan's. All that match hold; with
 	// the plan's rates they may be at most 8 for any one request, which is refused
@@ -75,20 +94,6 @@ type Handler struct {
 	inject  []injector
 	headers rateHeaders
 	access  atomic.Uint32 // see logged
-}
-
-// Limit is a rate limit of a gate.
-type Limit struct {
-	// Which requests it is about. Default: all.
-	MatchRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
-	Rate
-	// What each bucket is for: `key`, `tenant` or `address`. Default: `key`.
-	Per string `json:"per,omitempty"`
-	// Names the limit in RateLimit fields. Limits of one name and rate share
-	// their buckets and keep them when a reload brings another rate. Those without
-	// a name share them if match, rate and per are the same. Default: the value of
-	// per, in the fields alone.
-	Name string `json:"name,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -176,57 +181,6 @@ func loadMatch(ctx caddy.Context, owner any, field string, raw caddyhttp.RawMatc
 		return nil, err
 	}
 	return sets.AnyMatchWithError, nil
-}
-
-func (h *Handler) provisionLimits(ctx caddy.Context) error {
-	if len(h.Limits) > maxGateLimits {
-		return fmt.Errorf("a gate has at most %d limits, not %d", maxGateLimits, len(h.Limits))
-	}
-	for i, l := range h.Limits {
-		if l == nil {
-			return fmt.Errorf("limit %d is null", i+1)
-		}
-		if err := h.provisionLimit(ctx, l); err != nil {
-			return fmt.Errorf("limit %d: %w", i+1, err)
-		}
-	}
-	return nil
-}
-
-func (h *Handler) provisionLimit(ctx caddy.Context, l *Limit) error {
-	if l.Per == "" {
-		l.Per = "key"
-	}
-	per, ok := gate.ParsePer(l.Per)
-	if !ok {
-		return fmt.Errorf("per %q: want key, tenant or address", l.Per)
-	}
-	rate, err := l.access()
-	if err != nil {
-		return err
-	}
-	raw, err := json.Marshal(l.MatchRaw)
-	if err != nil {
-		return err
-	}
-	match, err := loadMatch(ctx, l, "MatchRaw", l.MatchRaw)
-	if err != nil {
-		return err
-	}
-	name := l.Name
-	if name == "" {
-		name = l.Per
-		raw = append(raw, rate.String()...)
-	} else if raw, err = h.app.nameLimit(l.Name, per, rate); err != nil {
-		return err
-	}
-	if err := checkPolicyName(name); err != nil {
-		return err
-	}
-	h.gate.Limits = append(h.gate.Limits, gate.Limit{
-		Match: match, Per: per, Rate: rate, Name: name, Class: limitClass(l.Per, raw),
-	})
-	return nil
 }
 
 // ServeHTTP lets the request through or answers it.
