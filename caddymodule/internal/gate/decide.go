@@ -1,8 +1,10 @@
 package gate
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -66,6 +68,13 @@ type State struct {
 	Limiter  *limit.Limiter
 	Digester *token.Digester
 
+	// Foreign finds the key of a text that only a slow or salted hash knows; busy
+	// is that it cannot tell now. It may wait. nil: there are none.
+	Foreign func(ctx context.Context, text string) (rec *index.Record, busy bool)
+	// Adopt is told of a secret that was let in and is known by another digest
+	// than ours: that of rec was `was`, under alg. It must not wait. It may be nil.
+	Adopt func(rec *index.Record, alg uint8, was [32]byte, secret token.Secret)
+
 	// lastFailure is the limiter's time of the last failed attempt, plus one. A
 	// gate that sees none for long need not look up the client's address.
 	lastFailure atomic.Int64
@@ -92,6 +101,15 @@ type Gate struct {
 	Throttle    Throttle
 	Now         func() time.Time // nil is time.Now
 
+	Permissions *access.Permissions // may be nil: then a name holds itself alone
+	Permits     []Permit            // see Permit; none: a key needs no permission
+	Guards      []Guard             // all that are about a request hold
+	NormalForm  bool                // refuse targets that are not; set if any rule is about paths
+	Notice      time.Duration       // how long before its end an expiry is a Call's Sunset
+
+	once  sync.Once // makes needs
+	needs map[string]need
+
 	// Client tells the address of a request's client; the zero Addr if it has
 	// none. It is asked at most once for a request, and only if that matters.
 	Client func(*http.Request) netip.Addr
@@ -111,6 +129,16 @@ type Call struct {
 	Retry     time.Duration // of a throttled client
 	Throttled bool          // this very request exhausted its address's failures
 
+	Needed     []string // permissions of which the request needs one; see Permit
+	Old        bool     // it came with a secret that was rotated away
+	Deprecated int64    // unix second of the rotation, if Old; 0 is none
+	Sunset     int64    // unix second at which the secret ends, if Old or within the notice; 0 is none
+	Slow       bool     // State.Foreign was asked
+
+	mark    uint64 // first bytes of our digest of the secret
+	found   uint64 // those of the digest it was found by
+	foreign *foreign
+	alg     uint8      // of the digest it was found by
 	address netip.Addr // see Gate.Address
 	looked  bool       // for the address
 }
@@ -140,6 +168,9 @@ func (g *Gate) Decide(s *State, r *http.Request, c *Call, asks *Asks) {
 	if c.Reason.Answer().Failure {
 		g.fail(s, r, c)
 	}
+	if c.foreign != nil {
+		c.adopt(s)
+	}
 }
 
 // decide is the one order of checks.
@@ -156,7 +187,9 @@ func (g *Gate) decide(s *State, r *http.Request, c *Call, asks *Asks) access.Rea
 	}
 	reason := access.Anonymous
 	if !public {
-		reason = g.authenticate(s, r, c)
+		if reason = g.authenticate(s, r, c); reason.LetsIn() {
+			reason = g.authorize(s, r, c, reason)
+		}
 		if !reason.LetsIn() {
 			return reason
 		}
@@ -172,46 +205,6 @@ func (g *Gate) decide(s *State, r *http.Request, c *Call, asks *Asks) access.Rea
 		}
 	}
 	return reason
-}
-
-// screen refuses what is refused whatever the credential.
-func (g *Gate) screen(r *http.Request, c *Call) access.Reason {
-	switch r.Method {
-	case http.MethodTrace:
-		return access.MethodNotAllowed
-	case http.MethodConnect:
-		if !g.WebSocket || !ExtendedConnect(r) {
-			return access.MethodNotAllowed
-		}
-	}
-	if r.TLS != nil && !r.TLS.HandshakeComplete && !safe(r.Method) {
-		return access.TooEarly
-	}
-	if !c.Secure && !g.AllowHTTP {
-		return access.InsecureTransport
-	}
-	return access.Allowed
-}
-
-// ExtendedConnect reports whether r opens a WebSocket over HTTP/2 or HTTP/3
-// (RFC 8441, RFC 9220).
-func ExtendedConnect(r *http.Request) bool {
-	if r.Method != http.MethodConnect {
-		return false
-	}
-	if r.ProtoMajor == 2 {
-		p := r.Header[":protocol"]
-		return len(p) == 1 && p[0] == "websocket"
-	}
-	return r.ProtoMajor == 3 && r.Proto == "websocket"
-}
-
-func safe(method string) bool {
-	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
-}
-
-func preflight(r *http.Request) bool {
-	return r.Method == http.MethodOptions && len(r.Header["Origin"]) > 0 && len(r.Header["Access-Control-Request-Method"]) > 0
 }
 
 func anyMatch(ms []Match, r *http.Request) (bool, error) {
@@ -245,12 +238,10 @@ func (g *Gate) authenticate(s *State, r *http.Request, c *Call) access.Reason {
 	case token.Garbage, token.Oversize:
 		return access.Malformed
 	}
-	digest := s.Digester.Sum(cred.first)
-	rec := s.Index.Lookup(&digest)
-	if rec == nil {
-		return access.Unknown
+	if reason := g.identify(s, r, c, cred.first); reason != access.Allowed {
+		return reason
 	}
-	c.Record, c.Tenant = rec, s.Index.Tenant(rec)
+	c.Tenant = s.Index.Tenant(c.Record)
 	return g.alive(c)
 }
 
@@ -263,8 +254,14 @@ func (g *Gate) alive(c *Call) access.Reason {
 	case c.Tenant == nil || c.Tenant.Status != access.StatusActive:
 		return access.Suspended
 	}
-	if at := c.Record.Expires(); at != 0 && g.now().Unix() >= at {
-		return access.Expired
+	if at := c.Record.Expires(); at != 0 {
+		left := at - g.now().Unix()
+		if left <= 0 {
+			return access.Expired
+		}
+		if left <= int64(g.Notice/time.Second) && (c.Sunset == 0 || at < c.Sunset) {
+			c.Sunset = at
+		}
 	}
 	return access.Allowed
 }
