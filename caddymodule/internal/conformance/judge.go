@@ -35,9 +35,9 @@ func (r *run) judge(s *step, a *answer) []Difference {
 	}
 	switch {
 	case s.wantBody != nil && !s.wantBody.fits(string(a.body), r.vars):
-		c.add("body", strconv.Quote(s.wantBody.expand(r.vars)), c.unless(strconv.Quote(string(a.body))))
+		c.add("body", strconv.Quote(r.clean(s.wantBody.expand(r.vars))), c.unless(strconv.Quote(r.clean(string(a.body)))))
 	case s.want != nil && parsed != nil:
-		c.add("body", "JSON", c.unless(fmt.Sprintf("%q: %v", a.body, parsed)))
+		c.add("body", "JSON", c.unless(fmt.Sprintf("%q: %v", r.clean(string(a.body)), parsed)))
 	case s.want != nil:
 		c.compare(s.want, "body", v)
 	case len(c.out) > 0 && !c.blind && len(a.body) > 0 && utf8.Valid(a.body):

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -72,7 +73,7 @@ func Load(r io.Reader) (*File, error) {
 	if len(b) > maxFile {
 		return nil, &FileError{0, fmt.Sprintf("the file is longer than %d bytes", maxFile)}
 	}
-	dec := yaml.NewDecoder(strings.NewReader(string(b)))
+	dec := yaml.NewDecoder(bytes.NewReader(yamlOfJSON(b)))
 	var doc, rest yaml.Node
 	if err := dec.Decode(&doc); err != nil {
 		return nil, syntaxError(err)

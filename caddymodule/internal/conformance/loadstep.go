@@ -20,7 +20,7 @@ func (l *loader) request(s *step, n *yaml.Node) error {
 	if s.path, err = l.sendable(m["path"], "path"); err != nil {
 		return err
 	}
-	if !strings.HasPrefix(s.path.raw, "/") {
+	if !strings.HasPrefix(s.path.raw, "/") && !strings.HasPrefix(s.path.raw, "{{") {
 		return wrong(m["path"], "path must begin with /")
 	}
 	if s.headers, err = l.texts(m["headers"], "headers", l.sendable); err != nil {

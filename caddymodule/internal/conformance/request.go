@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -16,7 +17,11 @@ func (r *run) build(ctx context.Context, s *step) (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, s.method.raw, r.base+s.path.expand(r.vars), body)
+	path := s.path.expand(r.vars)
+	if !strings.HasPrefix(path, "/") { // or the host would be another
+		return nil, fmt.Errorf("the path %q does not begin with /", path)
+	}
+	req, err := http.NewRequestWithContext(ctx, s.method.raw, r.base+path, body)
 	if err != nil {
 		return nil, err
 	}

@@ -165,12 +165,18 @@ func (r *run) sends(ctx context.Context, s *step) []Difference {
 	}
 }
 
-// redact takes out what must not be printed and cuts what is too long.
-func (r *run) redact(s string) string {
+// clean takes out what must not be printed.
+func (r *run) clean(s string) string {
 	for _, h := range r.hidden {
 		s = strings.ReplaceAll(s, h, "[…]")
 	}
+	return s
+}
+
+// redact cleans s and cuts what is too long.
+func (r *run) redact(s string) string {
 	const most = 400
+	s = r.clean(s)
 	if len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + "…"
 	}

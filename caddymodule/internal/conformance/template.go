@@ -51,7 +51,7 @@ func (c *comparison) unless(s string) string {
 }
 
 // seen shows a value of the answer.
-func (c *comparison) seen(v any) string { return c.unless(c.seen(v)) }
+func (c *comparison) seen(v any) string { return c.unless(show(v)) }
 
 // compare looks at one value at the JSON pointer where.
 func (c *comparison) compare(t *template, where string, got any) {
