@@ -1,63 +1,93 @@
 package dialect
 
-import "github.com/keytoll/keytoll/caddymodule/access"
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+)
 
 // Compiled is a dialect ready for use. It is immutable and safe for concurrent
 // use.
 type Compiled struct {
-	d *Dialect
+	d           *Dialect
+	contentType string
+	refusals    [access.NumReasons]Refusal
+	failures    [access.NumReasons]failure // what refusals are made of
+	foreign     Refusal
+	shapes      map[string]*compiledShape
 }
 
-// Check says what is wrong with d and what to write instead, or nil.
-func (d *Dialect) Check() error { return nil }
+// compiledShape is a shape with its members and inputs looked up.
+type compiledShape struct {
+	*Shape
+	members []member
+	extra   []byte // the constant members, without a comma at either end
+	inputs  []input
+	grace   *time.Duration
+}
 
 // Compile checks d and makes it ready. Later changes of d have no effect.
-func (d *Dialect) Compile() (*Compiled, error) { return &Compiled{d: d.Clone()}, d.Check() }
-
-// Refusal returns the answer to a reason that does not let in. It allocates
-// nothing.
-func (c *Compiled) Refusal(r access.Reason) Refusal { return Refusal{} }
-
-// RefusalBody returns the body for a reason whose Refusal is Dynamic.
-func (c *Compiled) RefusalBody(r access.Reason, v Values) []byte { return nil }
-
-// Foreign returns the answer for an id that is not the caller's or does not
-// exist.
-func (c *Compiled) Foreign() Refusal { return Refusal{} }
-
-// Error returns the answer to an error of the management API. The code is
-// keytoll's own, such as not_found; field may be a canonical field, which is
-// named as the product does. Field and hint become details and may be empty.
-func (c *Compiled) Error(status int, code, message, field, hint string, v Values) (int, []byte, string) {
-	return status, nil, ""
+func (d *Dialect) Compile() (*Compiled, error) {
+	if err := d.Check(); err != nil {
+		return nil, err
+	}
+	c := &Compiled{d: d.Clone(), contentType: "application/json", shapes: make(map[string]*compiledShape)}
+	if d.Errors == "problem" {
+		c.contentType = "application/problem+json"
+	}
+	for i := range c.refusals {
+		if r := access.Reason(i); !r.LetsIn() {
+			c.compileReason(r)
+		}
+	}
+	c.compileForeign()
+	for _, action := range Actions() {
+		s, err := c.compileShape(action)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", action, err)
+		}
+		c.shapes[action] = s
+	}
+	return c, nil
 }
 
-// Key returns the body of the answer to create, get, update, rotate or me, with
-// a line feed at the end; nil if it is empty.
-func (c *Compiled) Key(action string, in KeyView) []byte { return nil }
-
-// List returns the body of the answer to list.
-func (c *Compiled) List(in []KeyView) []byte { return nil }
-
-// Revoke returns the body of the answer to revoke; nil if it is empty.
-func (c *Compiled) Revoke(in KeyView) []byte { return nil }
+func (c *Compiled) compileShape(action string) (*compiledShape, error) {
+	s := &compiledShape{Shape: c.d.resolved(action)}
+	for _, field := range s.Members {
+		s.members = append(s.members, member{appendName(nil, c.d.name(field)), memberWriters[field]})
+	}
+	for _, m := range s.Extra {
+		s.extra = appendString(appendName(s.extra, m.Name), m.Value)
+	}
+	for _, field := range s.Inputs {
+		s.inputs = append(s.inputs, input{field, c.d.name(field), slices.Contains(s.Required, field), inputReaders[field]})
+	}
+	var err error
+	s.grace, err = parseGrace(s.Grace)
+	return s, err
+}
 
 // Shape returns the shape of an action with all defaults filled in, but for
-// Grace. It must not be changed.
-func (c *Compiled) Shape(action string) *Shape { return nil }
+// Grace. It must not be changed. It panics for a word that is no action.
+func (c *Compiled) Shape(action string) *Shape { return c.shapes[action].Shape }
 
 // Name returns the product's name of a canonical field.
-func (c *Compiled) Name(field string) string { return field }
+func (c *Compiled) Name(field string) string { return c.d.name(field) }
 
 // Realm returns the realm of WWW-Authenticate.
-func (c *Compiled) Realm() string { return "" }
+func (c *Compiled) Realm() string { return or(c.d.Realm, "api") }
 
 // Reset returns the form of X-RateLimit-Reset: epoch, seconds, iso or off.
-func (c *Compiled) Reset() string { return "" }
+func (c *Compiled) Reset() string { return or(c.d.Reset, "epoch") }
 
 // RateHeaders returns x, draft, both, off, or "" for the gate's own.
-func (c *Compiled) RateHeaders() string { return "" }
+func (c *Compiled) RateHeaders() string { return c.d.RateHeaders }
 
-// Input reads the body of a create, update or rotate request. Its error is an
-// *InputError. An empty body is one without members where none is required.
-func (c *Compiled) Input(action string, body []byte) (*Input, error) { return nil, nil }
+func or(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
