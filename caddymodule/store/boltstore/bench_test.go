@@ -184,7 +184,7 @@ func BenchmarkDecodeHead(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	n := names{tenants: map[string]string{"tenant-00001": "tenant-00001"}, envs: map[string]string{}}
+	n := newNames(map[string]string{"tenant-00001": "tenant-00001"})
 	var h access.KeyHead
 	id := []byte("0123456789abcdef")
 	for b.Loop() {

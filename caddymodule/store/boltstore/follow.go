@@ -126,7 +126,7 @@ const bounds = "\x00123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 // loadKeys takes ranges until none is left.
 func (l *loading) loadKeys(tx *bolt.Tx) error {
 	w := &loader{loading: l, tagger: l.s.taggers.Get().(*tagger),
-		names: names{tenants: l.tenants, envs: map[string]string{}}, batch: <-l.empty}
+		names: newNames(l.tenants), batch: <-l.empty}
 	c := tx.Bucket(bucketKeys).Cursor()
 	for {
 		i := int(l.next.Add(1)) - 1

@@ -2,7 +2,6 @@ package boltstore
 
 import (
 	"context"
-	"crypto/hmac"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,8 +18,9 @@ import (
 )
 
 // schema is the version of the buckets and records. A database of a higher one
-// is refused.
-const schema = 1
+// is refused; one of version 1 lacks the buckets of addedBuckets and becomes
+// one of this version with its first change.
+const schema = 2
 
 const counterSuffix = ".commits"
 
@@ -30,7 +30,13 @@ var (
 	bucketKeys       = []byte("keys")
 	bucketTenantKeys = []byte("tenant_keys")
 	bucketBlobs      = []byte("blobs")
+	bucketUses       = []byte("uses")
+	bucketAudit      = []byte("audit")
+	bucketAnswers    = []byte("answers")
+	bucketAnswerEnds = []byte("answer_ends")
+	bucketBuried     = []byte("buried")
 	buckets          = [][]byte{bucketMeta, bucketTenants, bucketKeys, bucketTenantKeys, bucketBlobs}
+	addedBuckets     = [][]byte{bucketUses, bucketAudit, bucketAnswers, bucketAnswerEnds, bucketBuried}
 
 	metaSchema  = []byte("schema")
 	metaCheck   = []byte("check")
@@ -86,11 +92,21 @@ func fill(tmp string, m token.Master, open openFunc) error {
 		}
 		meta := tx.Bucket(bucketMeta)
 		return errors.Join(
-			meta.Put(metaSchema, binary.BigEndian.AppendUint32(nil, schema)),
+			upgrade(tx),
 			meta.Put(metaCheck, checkValue(m)),
 			putCommits(meta, newTagger(m.Derive(tagPurpose)), 1))
 	})
 	return errors.Join(err, db.Sync(), db.Close())
+}
+
+// upgrade makes the buckets of this version and notes the version.
+func upgrade(tx *bolt.Tx) error {
+	for _, name := range addedBuckets {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
+	}
+	return tx.Bucket(bucketMeta).Put(metaSchema, binary.BigEndian.AppendUint32(nil, schema))
 }
 
 func putCommits(meta *bolt.Bucket, t *tagger, n uint64) error {
@@ -112,12 +128,37 @@ func (s *Store) open(ctx context.Context, opt Options) error {
 		}
 		return s.openError(err)
 	}
-	if err := guard(s.path, s.verify); err != nil {
+	if err := s.admitFiles(); err != nil {
 		s.count.close()
+		if s.side != nil {
+			err = errors.Join(err, s.side.close())
+		}
 		return errors.Join(err, guard(s.path, s.db.Close))
 	}
-	go s.check()
 	return nil
+}
+
+// admitFiles sees that the files fit together, has the pages checked, and
+// revokes what the list of revocations knows and the database does not.
+func (s *Store) admitFiles() error {
+	if err := guard(s.path, s.verify); err != nil {
+		return err
+	}
+	if err := s.verifyCommits(); err != nil {
+		return err
+	}
+	d, err := s.openRevoked()
+	if err != nil {
+		return err
+	}
+	if d == nil {
+		go s.check()
+		return nil
+	}
+	if s.check(); s.checkErr != nil {
+		return s.checkErr
+	}
+	return guard(s.path, func() error { return s.replay(d) })
 }
 
 // openBolt takes the lock in short turns, so that ctx can end the waiting.
@@ -177,64 +218,6 @@ func fileSize(path string) int64 {
 		return 0
 	}
 	return info.Size()
-}
-
-// verify sees that the database is whole, ours and not older than it was.
-func (s *Store) verify() error {
-	tx, err := s.db.Begin(false)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
-	if err := checkLayout(s.db, tx, fileSize(s.path)); err != nil {
-		return damaged(s.path, "%v", err)
-	}
-	for _, name := range buckets {
-		if tx.Bucket(name) == nil {
-			return damaged(s.path, "bucket %s is missing", name)
-		}
-	}
-	meta := tx.Bucket(bucketMeta)
-	version := meta.Get(metaSchema)
-	if len(version) != 4 {
-		return damaged(s.path, "it has no schema version")
-	}
-	if v := binary.BigEndian.Uint32(version); v != schema {
-		if v > schema {
-			return fail(store.ErrNewer, "database %s has schema version %d, this keytoll knows %d: run the newer keytoll again", s.path, v, schema)
-		}
-		return damaged(s.path, "there is no schema version %d", v)
-	}
-	if !hmac.Equal(meta.Get(metaCheck), checkValue(s.master)) {
-		return fail(store.ErrMasterKey, "the master key is not the one database %s was made with: set master_key to that one or put its file back", s.path)
-	}
-	return s.verifyCommits(meta)
-}
-
-func (s *Store) verifyCommits(meta *bolt.Bucket) error {
-	n, err := s.commitsIn(meta)
-	if err != nil {
-		return err
-	}
-	path := s.path + counterSuffix
-	c, m := openCounter(path)
-	s.count, s.commits = c, n
-	if m > n {
-		return fail(store.ErrDamaged, "database %s: the database is older than its commit counter (%d < %d): a commit was lost or an old copy was put back; to accept it, delete %s",
-			s.path, n, m, path)
-	}
-	c.set(n)
-	return nil
-}
-
-func (s *Store) commitsIn(meta *bolt.Bucket) (uint64, error) {
-	t := s.taggers.Get().(*tagger)
-	defer s.taggers.Put(t)
-	b, ok := t.open(bucketMeta, metaCommits, meta.Get(metaCommits))
-	if !ok || len(b) != 8 {
-		return 0, damaged(s.path, "the commit number fails its tag")
-	}
-	return binary.BigEndian.Uint64(b), nil
 }
 
 // check runs bbolt's own check of the whole tree.

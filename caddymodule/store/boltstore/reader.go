@@ -37,7 +37,10 @@ func (r *reader) rescue(err *error) {
 // get returns the checked record of id, or nil.
 func (r *reader) get(bucket, id []byte) ([]byte, error) {
 	r.inside = true
-	v := r.tx.Bucket(bucket).Get(id)
+	var v []byte
+	if b := r.tx.Bucket(bucket); b != nil { // none in a database of version 1
+		v = b.Get(id)
+	}
 	if v == nil {
 		r.inside = false
 		return nil, nil

@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ func TestUnstorable(t *testing.T) {
 		"a tenant's status": func(k *access.Key) { k.Status = access.StatusSuspended },
 		"long name":         func(k *access.Key) { k.Name = long },
 		"long metadata":     func(k *access.Key) { k.Metadata = map[string]string{"x": long} },
+		"no address":        func(k *access.Key) { k.Rights = &access.Rights{Addresses: make([]netip.Prefix, 1)} },
 		"many permissions":  func(k *access.Key) { k.Rights = &access.Rights{Permissions: make([]string, 1<<16)} },
 	} {
 		k := storetest.NewKey("acme", 1)
@@ -64,25 +66,83 @@ func TestDecodeLength(t *testing.T) {
 }
 
 // The layout is a promise: this record was written by version 1.
-func TestRecordLayout(t *testing.T) {
+func TestVersion1(t *testing.T) {
+	k := layoutKey()
+	b := "\x01" + layoutHead + "\x01\x00t\x01\x00e\x01\x00n\x01\x00p" + "\x01\x00\x01\x00r" + "\x01\x00\x01\x00k\x01\x00v"
+	back, err := decodeKey(k.ID[:], []byte(b))
+	if err != nil || !reflect.DeepEqual(back, k) {
+		t.Fatalf("%+v, %v", back, err)
+	}
+	n := newNames(map[string]string{"t": "t"})
+	var h, again access.KeyHead
+	for _, h := range []*access.KeyHead{&h, &again} {
+		if _, err := decodeHead(h, k.ID[:], []byte(b), &n); err != nil || !reflect.DeepEqual(*h, k.KeyHead) {
+			t.Fatalf("%+v, %v", h, err)
+		}
+	}
+	if h.Rights != again.Rights {
+		t.Fatal("equal rights are not shared")
+	}
+	for n := range b {
+		if _, err := decodeKey(k.ID[:], []byte(b[:n])); err == nil {
+			t.Fatalf("record cut off at %d of %d was decoded", n, len(b))
+		}
+	}
+	v := "\x01\x01\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00\x01\x00t\x01\x00n\x01\x00p\x01\x00\x01\x00k\x01\x00v"
+	got, err := decodeTenant([]byte("t"), []byte(v))
+	want := &access.Tenant{ID: "t", Name: "n", Plan: "p", Status: access.StatusActive, CreatedAt: time.Unix(6, 7).UTC(), Metadata: map[string]string{"k": "v"}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Fatalf("%+v, %v", got, err)
+	}
+}
+
+func layoutKey() *access.Key {
 	k := &access.Key{KeyHead: access.KeyHead{ID: access.KeyID([]byte("0123456789abcdef")), Alg: 1, Status: access.StatusRevoked,
 		Expires: 0x0102, Rate: access.Rate{Requests: 3, Burst: 4, Window: 5}, Tenant: "t", Environment: "e", Rights: access.NewRights([]string{"r"}, nil)},
 		Name: "n", Prefix: "p", Metadata: map[string]string{"k": "v"},
 		CreatedAt: time.Unix(6, 7).UTC(), RevokedAt: time.Unix(8, 9).UTC()}
 	copy(k.Digest[:], strings.Repeat("d", 32))
-	got, err := encodeKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := "\x01\x01\x03\x00" + "\x03\x00\x00\x00\x04\x00\x00\x00" + "\x05\x00\x00\x00\x00\x00\x00\x00" + "\x02\x01\x00\x00\x00\x00\x00\x00" +
-		"\x06\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00" + "\x08\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x00" + strings.Repeat("d", 32) +
-		"\x01\x00t\x01\x00e\x01\x00n\x01\x00p" + "\x01\x00\x01\x00r" + "\x01\x00\x01\x00k\x01\x00v"
-	if string(got) != want {
-		t.Fatalf("\n got %q\nwant %q", got, want)
-	}
-	back, err := decodeKey(k.ID[:], got)
-	if err != nil || !reflect.DeepEqual(back, k) {
-		t.Fatalf("%+v, %v", back, err)
+	return k
+}
+
+// layoutHead is the fixed part of layoutKey's record, without the version.
+const layoutHead = "\x01\x03\x00" + layoutRest
+const layoutRest = "\x03\x00\x00\x00\x04\x00\x00\x00" + "\x05\x00\x00\x00\x00\x00\x00\x00" + "\x02\x01\x00\x00\x00\x00\x00\x00" +
+	"\x06\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00" + "\x08\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x00" + "dddddddddddddddddddddddddddddddd"
+
+// So is this one, of version 2.
+func TestRecordLayout(t *testing.T) {
+	bare, full := layoutKey(), layoutKey()
+	full.Description = "D"
+	full.RotatedAt = time.Unix(10, 11).UTC()
+	full.Rights = access.NewRights([]string{"s", "r"}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")})
+	full.Previous = &access.Previous{Alg: 2, Since: 12, Until: 13, Digest: [32]byte([]byte(strings.Repeat("o", 32)))}
+	full.Imported = &access.Imported{Hint: "h", Hash: "H"}
+	for _, c := range []struct {
+		key  *access.Key
+		want string
+	}{
+		{bare, "\x02\x01\x03\x00" + layoutRest + "\x01\x00t\x01\x00e" + "\x07\x00\x01\x00\x01\x00r\x00\x00" +
+			"\x01\x00n\x00\x00\x01\x00p" + "\x01\x00\x01\x00k\x01\x00v"},
+		{full, "\x02\x01\x03\x07" + layoutRest + "\x01\x00t\x01\x00e" +
+			"\x22\x00\x02\x00\x01\x00r\x01\x00s\x02\x00" + "\x04\x0a\x00\x00\x00\x08" + "\x10\x20\x01\x0d\xb8" + strings.Repeat("\x00", 12) + "\x20" +
+			strings.Repeat("o", 32) + "\x02" + "\x0c\x00\x00\x00\x00\x00\x00\x00\x0d\x00\x00\x00\x00\x00\x00\x00" +
+			"\x01\x00h\x01\x00H" + "\x0a\x00\x00\x00\x00\x00\x00\x00\x0b\x00\x00\x00" +
+			"\x01\x00n\x01\x00D\x01\x00p" + "\x01\x00\x01\x00k\x01\x00v"},
+	} {
+		got, err := encodeKey(c.key)
+		if err != nil || string(got) != c.want {
+			t.Fatalf("%v\n got %q\nwant %q", err, got, c.want)
+		}
+		back, err := decodeKey(c.key.ID[:], got)
+		if err != nil || !reflect.DeepEqual(back, c.key) {
+			t.Fatalf("%+v, %v", back, err)
+		}
+		for n := range got {
+			if _, err := decodeKey(c.key.ID[:], got[:n]); err == nil {
+				t.Fatalf("record cut off at %d of %d was decoded", n, len(got))
+			}
+		}
 	}
 }
 
@@ -91,7 +151,7 @@ func TestDecodeAllocs(t *testing.T) {
 	id := []byte("0123456789abcdef")
 	tags := newTagger([32]byte{1})
 	value := tags.seal(bucketKeys, id, record)
-	n := names{tenants: map[string]string{"acme": "acme"}, envs: map[string]string{}}
+	n := newNames(map[string]string{"acme": "acme"})
 	var h access.KeyHead
 	if got := testing.AllocsPerRun(100, func() {
 		b, ok := tags.open(bucketKeys, id, value)
@@ -111,6 +171,9 @@ func FuzzDecodeKey(f *testing.F) {
 	b, _ := encodeKey(storetest.NewKey("acme", 1))
 	f.Add(b)
 	f.Add(b[:keyHeadLen])
+	b1, _ := encodeKey(layoutKey())
+	f.Add(b1)
+	f.Add([]byte("\x01" + layoutHead + "\x01\x00t\x01\x00e\x01\x00n\x01\x00p" + "\x01\x00\x01\x00r" + "\x01\x00\x01\x00k\x01\x00v"))
 	f.Add([]byte{})
 	id := []byte("0123456789abcdef")
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -24,10 +24,13 @@ type Store struct {
 	db      *bolt.DB
 	file    *os.File // of db; for undoing a commit that failed half-way
 	count   counter
+	side    *sideFile
+	old     bool      // the database is of schema version 1; by the writer
 	taggers sync.Pool // of *tagger
 
 	checked  chan struct{} // closed when checkErr is set
 	checkErr error
+	replayed int // keys that the opening revoked
 
 	mu     sync.Mutex
 	closed bool
@@ -122,18 +125,25 @@ func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
 		return err
 	}
 	defer release()
-	changes, err := s.update(fn)
+	t, err := s.update(fn)
 	if err != nil {
 		return err
 	}
-	s.commits++
-	s.count.set(s.commits)
+	s.committed(t)
 	if s.apply != nil {
-		for _, c := range changes {
+		for _, c := range t.changes {
 			s.apply(c)
 		}
 	}
 	return nil
+}
+
+// committed notes in the files beside the database that t was committed.
+func (s *Store) committed(t *tx) {
+	s.commits++
+	s.old = false
+	s.count.set(s.commits)
+	s.side.add(t.entries)
 }
 
 // lock makes its caller the only writer.
@@ -157,17 +167,27 @@ func (s *Store) lock(ctx context.Context) (release func(), err error) {
 	return release, nil
 }
 
-func (s *Store) update(fn func(store.Tx) error) (changes []store.Change, err error) {
-	t := &tx{reader: reader{s: s, tagger: s.taggers.Get().(*tagger), inside: true}}
+func (s *Store) update(fn func(store.Tx) error) (t *tx, err error) {
+	t = &tx{reader: reader{s: s, tagger: s.taggers.Get().(*tagger), inside: true}}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer t.rescue(&err)
 	if t.tx, err = s.db.Begin(true); err != nil {
 		return nil, storageError(s.path, err)
 	}
 	defer s.rollback(t.tx)
+	if s.old {
+		if err = upgrade(t.tx); err != nil {
+			return nil, storageError(s.path, err)
+		}
+	}
 	t.inside = false
 	if err = fn(t); err != nil {
 		return nil, err
+	}
+	if len(t.buried) > 0 || t.learnt != nil {
+		if err = t.noteBuried(); err != nil {
+			return nil, err
+		}
 	}
 	t.inside = true
 	if err = putCommits(t.tx.Bucket(bucketMeta), t.tagger, s.commits+1); err != nil {
@@ -179,7 +199,7 @@ func (s *Store) update(fn func(store.Tx) error) (changes []store.Change, err err
 	}
 	t.inside = false
 	s.taggers.Put(t.tagger)
-	return t.changes, nil
+	return t, nil
 }
 
 // rollback ends a transaction that may have ended. If bbolt cannot, for what it
@@ -239,7 +259,8 @@ func (s *Store) prepareUndo(tx *bolt.Tx) (undo func() error) {
 	}
 }
 
-// Close implements store.Store.
+// Close implements store.Store. An error may also say that the list of
+// revocations could not be written; the next opening does it.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -251,9 +272,13 @@ func (s *Store) Close() error {
 	s.active.Wait()
 	<-s.checked
 	s.count.close()
+	err := s.side.close()
+	if err != nil {
+		err = fmt.Errorf("list of revocations: %w", err)
+	}
 	if s.stuck {
 		release(s.file)
-		return nil
+		return err
 	}
-	return storageError(s.path, guard(s.path, s.db.Close))
+	return errors.Join(storageError(s.path, guard(s.path, s.db.Close)), err)
 }

@@ -12,6 +12,9 @@ import (
 type tx struct {
 	reader
 	changes []store.Change
+	buried  [][32]byte  // digests and marks of keys; see revoked.go
+	entries []entry     // that these became
+	learnt  *divergence // of a replay
 }
 
 // put stores a record, whose slice it keeps.
@@ -61,6 +64,10 @@ func (t *tx) DeleteTenant(id string) error {
 		if failed == nil {
 			failed = t.delete(bucketTenantKeys, tenantKey(id, k.ID))
 		}
+		if failed == nil {
+			failed = t.delete(bucketUses, k.ID[:])
+		}
+		t.buried = append(t.buried, keyMark(k.ID))
 		return failed == nil
 	})
 	if err = errors.Join(err, failed); err != nil {
@@ -89,8 +96,11 @@ func (t *tx) CreateKey(k *access.Key) error {
 	if err := t.put(bucketKeys, k.ID[:], b); err != nil {
 		return err
 	}
-	head := k.KeyHead
-	t.changes = append(t.changes, store.Change{Key: &head})
+	head, err := headOf(k, b)
+	if err != nil {
+		return err
+	}
+	t.changes = append(t.changes, store.Change{Key: head})
 	t.inside = true
 	err = t.tx.Bucket(bucketTenantKeys).Put(tenantKey(k.Tenant, k.ID), nil)
 	t.inside = false
@@ -113,8 +123,30 @@ func (t *tx) UpdateKey(k *access.Key) error {
 	if err := t.put(bucketKeys, k.ID[:], b); err != nil {
 		return err
 	}
-	head := k.KeyHead
-	t.changes = append(t.changes, store.Change{Key: &head, Old: &old.KeyHead})
+	head, err := headOf(k, b)
+	if err != nil {
+		return err
+	}
+	if k.Status == access.StatusRevoked && old.Status != access.StatusRevoked {
+		t.buried = append(t.buried, keyMark(k.ID))
+	}
+	t.changes = append(t.changes, store.Change{Key: head, Old: &old.KeyHead})
+	return nil
+}
+
+// headOf returns a copy of k's head that shares nothing with k, whose record is
+// b.
+func headOf(k *access.Key, b []byte) (*access.KeyHead, error) {
+	head := new(access.KeyHead)
+	if _, err := decodeHead(head, k.ID[:], b, &names{}); err != nil {
+		return nil, fmt.Errorf("key %s %w", k.ID, errUnstorable)
+	}
+	return head, nil
+}
+
+// Bury implements store.Tx.
+func (t *tx) Bury(digests ...[32]byte) error {
+	t.buried = append(t.buried, digests...)
 	return nil
 }
 

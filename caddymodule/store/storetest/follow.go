@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"testing"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -31,7 +32,7 @@ func (m *mirror) apply(t *testing.T) func(store.Change) {
 				t.Errorf("key %s came before its tenant %s", c.Key.ID, c.Key.Tenant)
 			}
 			old, had := m.keys[c.Key.ID]
-			if had != (c.Old != nil) || had && *c.Old != old {
+			if had != (c.Old != nil) || had && !reflect.DeepEqual(*c.Old, old) {
 				t.Errorf("key %s: Old is %+v, want %+v", c.Key.ID, c.Old, old)
 			}
 			m.keys[c.Key.ID] = *c.Key
@@ -40,7 +41,7 @@ func (m *mirror) apply(t *testing.T) func(store.Change) {
 			delete(m.tenants, c.TenantGone)
 			m.log = append(m.log, "gone "+c.TenantGone)
 		case c.KeyGone != nil:
-			if old := m.keys[c.KeyGone.ID]; old != *c.KeyGone {
+			if old := m.keys[c.KeyGone.ID]; !reflect.DeepEqual(old, *c.KeyGone) {
 				t.Errorf("key %s is gone as %+v, was %+v", c.KeyGone.ID, *c.KeyGone, old)
 			}
 			delete(m.keys, c.KeyGone.ID)

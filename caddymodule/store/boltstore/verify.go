@@ -1,0 +1,82 @@
+package boltstore
+
+import (
+	"crypto/hmac"
+	"encoding/binary"
+
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/keytoll/keytoll/caddymodule/store"
+)
+
+// verify sees that the database is whole, ours and not older than it was.
+func (s *Store) verify() error {
+	tx, err := s.db.Begin(false)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := checkLayout(s.db, tx, fileSize(s.path)); err != nil {
+		return damaged(s.path, "%v", err)
+	}
+	if err := s.verifySchema(tx); err != nil {
+		return err
+	}
+	meta := tx.Bucket(bucketMeta)
+	if !hmac.Equal(meta.Get(metaCheck), checkValue(s.master)) {
+		return fail(store.ErrMasterKey, "the master key is not the one database %s was made with: set master_key to that one or put its file back", s.path)
+	}
+	s.commits, err = s.commitsIn(meta)
+	return err
+}
+
+// verifySchema sees that all buckets of the database's version are there.
+func (s *Store) verifySchema(tx *bolt.Tx) error {
+	for _, name := range buckets {
+		if tx.Bucket(name) == nil {
+			return damaged(s.path, "bucket %s is missing", name)
+		}
+	}
+	version := tx.Bucket(bucketMeta).Get(metaSchema)
+	if len(version) != 4 {
+		return damaged(s.path, "it has no schema version")
+	}
+	switch v := binary.BigEndian.Uint32(version); {
+	case v > schema:
+		return fail(store.ErrNewer, "database %s has schema version %d, this keytoll knows %d: run the newer keytoll again", s.path, v, schema)
+	case v == 0:
+		return damaged(s.path, "there is no schema version %d", v)
+	case v == 1:
+		s.old = true
+		return nil
+	}
+	for _, name := range addedBuckets {
+		if tx.Bucket(name) == nil {
+			return damaged(s.path, "bucket %s is missing", name)
+		}
+	}
+	return nil
+}
+
+// verifyCommits compares the number of the last commit with the counter.
+func (s *Store) verifyCommits() error {
+	path := s.path + counterSuffix
+	c, m := openCounter(path)
+	s.count = c
+	if m > s.commits {
+		return fail(store.ErrDamaged, "database %s: the database is older than its commit counter (%d < %d): a commit was lost or an old copy was put back; to accept it, delete %s",
+			s.path, s.commits, m, path)
+	}
+	c.set(s.commits)
+	return nil
+}
+
+func (s *Store) commitsIn(meta *bolt.Bucket) (uint64, error) {
+	t := s.taggers.Get().(*tagger)
+	defer s.taggers.Put(t)
+	b, ok := t.open(bucketMeta, metaCommits, meta.Get(metaCommits))
+	if !ok || len(b) != 8 {
+		return 0, damaged(s.path, "the commit number fails its tag")
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
