@@ -20,12 +20,13 @@ func newCSVParser(header []byte) (*csvParser, error) {
 	}
 	p := new(csvParser)
 	have := map[string]bool{}
-	for i, name := range names {
-		name = strings.ToLower(strings.TrimSpace(name))
+	for i, written := range names {
+		written = strings.TrimSpace(written)
+		name := strings.ToLower(written)
 		c := columnNamed(name)
 		switch {
 		case c == nil:
-			return nil, fmt.Errorf("column %d: unknown name%s; want %s", i+1, shown(name), strings.Join(columnNames(), ", "))
+			return nil, fmt.Errorf("column %d: unknown name%s; want %s", i+1, shown(written), strings.Join(columnNames(), ", "))
 		case have[name]:
 			return nil, fmt.Errorf("the column %s is there twice", name)
 		}
@@ -110,7 +111,7 @@ func quoted(s string) (cell, rest string, err error) {
 // shown returns " <name>" if a name looks like one: the first line of a file
 // without a header holds a key.
 func shown(name string) string {
-	if name == "" || len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_- ") != "" {
+	if name == "" || len(name) > 20 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz_- ") != "" {
 		return ""
 	}
 	return " " + name

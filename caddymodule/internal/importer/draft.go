@@ -67,8 +67,6 @@ func (d *draft) finish() error {
 		return &fieldError{"key", "one of key, sha256 and hash is needed"}
 	case n > 1:
 		return &fieldError{"key", "only one of key, sha256 and hash may be given"}
-	case k.Hint != "" && k.Hash == "" && k.Secret.IsZero() == false:
-		return &fieldError{"hint", "a hint is for hashes: a key shows itself what it starts with"}
 	}
 	return nil
 }
