@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,17 @@ type Engine struct {
 	Master token.Master
 	Counts Counts
 
+	Uses     Uses     // last uses of keys
+	Refusals Refusals // last refusals of keys
+	Streams  Streams  // requests that end with their key
+
+	hooks      atomic.Pointer[Hooks]
+	foreign    foreign
+	jobs       jobs
+	clock      func() time.Time
+	stop       chan struct{}  // closed by Close
+	background sync.WaitGroup // of the engine's goroutines
+
 	wall   atomic.Int64 // Unix nanoseconds at the limiter's time 0
 	walled atomic.Int64 // the limiter's time at which wall was found, plus one
 }
@@ -48,7 +60,7 @@ type Engine struct {
 // once a second, so a clock that is set shows within a second.
 func (e *Engine) Wall(now int64) time.Time {
 	if at := e.walled.Load(); at == 0 || now-at >= int64(time.Second) {
-		e.wall.Store(time.Now().UnixNano() - e.Limiter.Now())
+		e.wall.Store(e.clock().UnixNano() - e.Limiter.Now())
 		e.walled.Store(now + 1)
 	}
 	return time.Unix(0, e.wall.Load()+now)
@@ -69,23 +81,29 @@ func Open(ctx context.Context, b store.Backend) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e, err := load(ctx, st)
+	e, err := load(ctx, st, time.Now)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
+	e.run()
 	return e, nil
 }
 
-func load(ctx context.Context, st store.Store) (*Engine, error) {
+// load makes an engine that run is still to be called of.
+func load(ctx context.Context, st store.Store, clock func() time.Time) (*Engine, error) {
 	k, ok := st.(Keeper)
 	if !ok {
 		return nil, fmt.Errorf("storage %T does not say which master key it was opened with", st)
 	}
-	e := &Engine{Store: st, Master: k.Master()}
+	e := &Engine{Store: st, Master: k.Master(), clock: clock, stop: make(chan struct{}), jobs: newJobs(), foreign: newForeign()}
+	e.hooks.Store(new(Hooks))
 	e.Index = index.New()
 	e.Limiter = limit.New(limit.Options{})
 	e.Digester = token.NewDigester(e.Master)
-	if err := st.Follow(ctx, e.Index.Apply); err != nil {
+	e.Foreign, e.Adopt = e.askForeign, e.adoptLater
+	e.Uses.pending, e.Uses.store, e.Uses.early = make(map[access.KeyID]access.Use), st, e.wake
+	e.Streams.index, e.Streams.now = e.Index, func(now int64) int64 { return e.Wall(now).Unix() }
+	if err := st.Follow(ctx, e.apply); err != nil {
 		return nil, fmt.Errorf("loading keys: %w", err)
 	}
 	return e, e.restoreBuckets(ctx)
@@ -119,9 +137,20 @@ func (e *Engine) restoreBuckets(ctx context.Context) error {
 	})
 }
 
-// Close keeps the token buckets and closes the store. No request may be on its
-// way through a gate of this engine.
+// Close stores the last uses, keeps the token buckets and closes the store. No
+// request may be on its way through a gate of this engine.
 func (e *Engine) Close() error {
+	close(e.stop)
+	e.background.Wait()
+	e.work(false)
+	err := e.Uses.flush(e.hooks.Load().RecordUses)
+	if err != nil {
+		err = fmt.Errorf("keeping last uses: %w", err)
+	}
+	return errors.Join(err, e.keepBuckets(), e.Store.Close())
+}
+
+func (e *Engine) keepBuckets() error {
 	now := e.Limiter.Now()
 	keys, table := e.Index.SnapshotBuckets(now), e.Limiter.Snapshot(now)
 	stopped := binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano()))
@@ -129,9 +158,9 @@ func (e *Engine) Close() error {
 		return errors.Join(tx.PutBlob(blobStopped, stopped), tx.PutBlob(blobKeys, keys), tx.PutBlob(blobTable, table))
 	})
 	if err != nil {
-		err = fmt.Errorf("keeping token buckets: %w", err)
+		return fmt.Errorf("keeping token buckets: %w", err)
 	}
-	return errors.Join(err, e.Store.Close())
+	return nil
 }
 
 // Key reads a whole key record. It costs a few microseconds: only what is not

@@ -1,0 +1,193 @@
+package engine
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/index"
+	"github.com/keytoll/keytoll/caddymodule/store"
+)
+
+// Bounds of verifying imported hashes, which are made to be slow.
+const (
+	verifiers     = 2    // hashes at once
+	maxFlights    = 64   // texts being verified or waiting
+	maxCandidates = 4096 // keys that one text is tried on
+	candidateBlk  = 32   // keys read at once
+	maxKnown      = 65_536
+
+	knownFor  = time.Minute     // how long an answer is remembered
+	verifyFor = 3 * time.Second // after which no further hash is begun for a text
+)
+
+// algImported is the algorithm of keys of which the store has a hash alone, as
+// in package token.
+const algImported = 3
+
+// foreign verifies texts against imported hashes: each text once at a time, few
+// at once, and each answer is remembered for a while. Texts are known by their
+// digest.
+type foreign struct {
+	mu      sync.Mutex
+	flights map[[32]byte]*flight
+	known   map[[32]byte]verdict
+	slots   chan struct{}
+}
+
+// flight is one text being verified.
+type flight struct {
+	done chan struct{} // closed once what follows is set
+	verdict
+	busy bool // it could not be told
+}
+
+// verdict is whose secret a text is.
+type verdict struct {
+	id    access.KeyID
+	right bool // else it is nobody's
+	until time.Time
+	puts  uint64 // index.ImportedPuts before it was found out
+}
+
+func newForeign() foreign {
+	return foreign{
+		flights: make(map[[32]byte]*flight), known: make(map[[32]byte]verdict),
+		slots: make(chan struct{}, verifiers),
+	}
+}
+
+// askForeign is gate.State.Foreign.
+func (e *Engine) askForeign(ctx context.Context, text string) (rec *index.Record, busy bool) {
+	h := e.hooks.Load()
+	if h.Verify == nil {
+		return nil, false
+	}
+	puts := e.Index.ImportedPuts()
+	ids := e.Index.ImportedCandidates(nil, text, maxCandidates)
+	if len(ids) == 0 {
+		return nil, false
+	}
+	digest := e.Digester.Sum(text)
+	f := &e.foreign
+	f.mu.Lock()
+	if v, ok := f.known[digest]; ok && v.puts == puts && e.clock().Before(v.until) {
+		f.mu.Unlock()
+		return e.holder(v, &digest), false
+	}
+	fl := f.flights[digest]
+	if fl == nil {
+		if len(f.flights) >= maxFlights {
+			f.mu.Unlock()
+			return nil, true
+		}
+		fl = &flight{done: make(chan struct{})}
+		fl.puts = puts
+		f.flights[digest] = fl
+		e.background.Go(func() { e.fly(fl, h.Verify, ids, digest, text) })
+	}
+	f.mu.Unlock()
+	select {
+	case <-fl.done:
+	case <-ctx.Done():
+		return nil, true
+	}
+	if fl.busy {
+		return nil, true
+	}
+	return e.holder(fl.verdict, &digest), false
+}
+
+// holder returns the record of the key that a verdict names, if the secret is
+// still the key's.
+func (e *Engine) holder(v verdict, digest *[32]byte) *index.Record {
+	if !v.right {
+		return nil
+	}
+	rec := e.Index.ByID(v.id)
+	if rec == nil || rec.Alg() == algImported {
+		return rec
+	}
+	return e.Index.Lookup(digest) // adopted since, or rotated away
+}
+
+// fly finds out about one text and lands its flight.
+func (e *Engine) fly(fl *flight, verify func(hash, text string) bool, ids []access.KeyID, digest [32]byte, text string) {
+	f := &e.foreign
+	select {
+	case f.slots <- struct{}{}:
+		fl.id, fl.right, fl.busy = e.verify(verify, ids, text)
+		<-f.slots
+	case <-e.stop:
+		fl.busy = true
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.flights, digest)
+	if !fl.busy {
+		fl.until = e.clock().Add(knownFor)
+		f.remember(digest, fl.verdict, e.clock())
+	}
+	close(fl.done)
+}
+
+func (f *foreign) remember(digest [32]byte, v verdict, now time.Time) {
+	if len(f.known) >= maxKnown {
+		for d, old := range f.known {
+			if !now.Before(old.until) {
+				delete(f.known, d)
+			}
+		}
+	}
+	for d := range f.known {
+		if len(f.known) < maxKnown {
+			break
+		}
+		delete(f.known, d)
+	}
+	f.known[digest] = v
+}
+
+// verify tries the text on each key in turn, while the time lasts.
+func (e *Engine) verify(verify func(hash, text string) bool, ids []access.KeyID, text string) (id access.KeyID, right, busy bool) {
+	start := e.clock()
+	for len(ids) > 0 {
+		n := min(len(ids), candidateBlk)
+		hashes, err := e.importedHashes(ids[:n])
+		if err != nil {
+			return id, false, true
+		}
+		for i, hash := range hashes {
+			if e.clock().Sub(start) >= verifyFor {
+				return id, false, true
+			}
+			if hash == "" || !verify(hash, text) {
+				continue
+			}
+			// The key may have been given another secret meanwhile.
+			again, err := e.importedHashes(ids[i : i+1])
+			same := err == nil && again[0] == hash
+			return ids[i], same, !same
+		}
+		ids = ids[n:]
+	}
+	return id, false, false
+}
+
+// importedHashes reads the hashes of keys; empty for those that have none.
+func (e *Engine) importedHashes(ids []access.KeyID) ([]string, error) {
+	hashes := make([]string, len(ids))
+	err := e.Store.View(context.Background(), func(r store.Reader) error {
+		for i, id := range ids {
+			if k, err := r.Key(id); err == nil && k.Imported != nil {
+				hashes[i] = k.Imported.Hash
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		e.Counts.StoreErrors.Add(1)
+	}
+	return hashes, err
+}
