@@ -3,46 +3,48 @@ package registrar
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/store"
 )
 
+// maxVisits is how many keys, or audit entries, a page looks at.
+const maxVisits = 2000
+
 // KeyFilter says which keys a list holds.
 type KeyFilter struct {
-	Tenant string        // all tenants if empty
+	Tenant string        // all tenants if empty; at a Desk it is the caller's, whatever this says
 	Status access.Status // all states if zero
 	Name   string        // part of the name, in whatever case; all names if empty
 }
 
-// KeyUpdate is a change to a key. Nil fields stay as they are.
-type KeyUpdate struct {
-	Name        *string
-	Description *string
-	Status      *access.Status     // active or disabled
-	ExpiresAt   *time.Time         // in whole seconds
-	Never       bool               // no expiry from now on; not together with ExpiresAt
-	Rate        *access.Rate       // overrides the plan's rates
-	PlanRate    bool               // the plan's rates from now on; not together with Rate
-	Permissions *[]string          // replaces all
-	Addresses   *[]netip.Prefix    // replaces all; none is any address
-	Metadata    *map[string]string // replaces all entries
-}
-
 // Key returns one key. Errors: NotFound, Unavailable.
 func (r *Registrar) Key(ctx context.Context, id access.KeyID) (*access.Key, error) {
+	return r.read(ctx, nil, id)
+}
+
+func (r *Registrar) read(ctx context.Context, d *Desk, id access.KeyID) (*access.Key, error) {
 	var k *access.Key
 	err := r.o.Store.View(ctx, func(rd store.Reader) (err error) {
-		k, err = key(rd, id)
+		k, _, err = r.reach(rd, d, id)
 		return err
 	})
 	if err != nil {
 		return nil, public("reading a key", err)
 	}
 	return k, nil
+}
+
+// LastUse returns the last use of a key that was stored, which may be minutes
+// old; the zero Use if there is none. Errors: Unavailable.
+func (r *Registrar) LastUse(ctx context.Context, id access.KeyID) (u access.Use, err error) {
+	err = r.o.Store.View(ctx, func(rd store.Reader) (err error) {
+		u, err = rd.Use(id)
+		return err
+	})
+	return u, public("reading a key's last use", err)
 }
 
 // key reads one key inside a transaction.
@@ -54,24 +56,57 @@ func key(rd store.Reader, id access.KeyID) (*access.Key, error) {
 	return k, err
 }
 
+// reach reads one key that d, nil for the operator, may reach, and what a
+// change of it is bounded by.
+func (r *Registrar) reach(rd store.Reader, d *Desk, id access.KeyID) (*access.Key, *bounds, error) {
+	if d != nil {
+		return d.reach(rd, id)
+	}
+	k, err := key(rd, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := r.boundsOf(rd, nil, k.Tenant)
+	return k, b, err
+}
+
+// boundsOf reads what keys of a tenant are bounded by; at a desk it is the
+// caller's.
+func (r *Registrar) boundsOf(rd store.Reader, d *Desk, id string) (*bounds, error) {
+	if d != nil {
+		return d.bounds(rd)
+	}
+	t, err := tenant(rd, id)
+	if err != nil {
+		return nil, err
+	}
+	return &bounds{tenant: t, plan: r.o.Plan(t.Plan)}, nil
+}
+
 // Keys returns up to limit keys whose ids come after the given one, in order
 // of ids, and the id to go on after, zero at the end. A limit of 0 is
-// DefaultLimit. A filter on the state visits the keys it leaves out too.
-// Errors: InvalidRequest, NotFound for a tenant that is not there, Unavailable.
+// DefaultLimit. A page looks at 2,000 keys at most: with a filter it may be
+// short or empty and yet not the last. Errors: InvalidRequest, NotFound for a
+// tenant that is not there, Unavailable.
 func (r *Registrar) Keys(ctx context.Context, f KeyFilter, after access.KeyID, limit int) (page []*access.Key, next access.KeyID, err error) {
+	return r.list(ctx, nil, f, after, limit)
+}
+
+func (r *Registrar) list(ctx context.Context, d *Desk, f KeyFilter, after access.KeyID, limit int) (page []*access.Key, next access.KeyID, err error) {
 	if limit, err = checkLimit(limit); err != nil {
 		return nil, next, err
 	}
-	if err = f.check(); err != nil {
+	if err = f.check(d); err != nil {
 		return nil, next, err
 	}
 	err = r.o.Store.View(ctx, func(rd store.Reader) error {
-		if f.Tenant != "" {
-			if _, err := tenant(rd, f.Tenant); err != nil {
+		if d != nil || f.Tenant != "" {
+			b, err := r.boundsOf(rd, d, f.Tenant)
+			if err != nil {
 				return err
 			}
+			f.Tenant = b.tenant.ID
 		}
-		var err error
 		page, next, err = keys(ctx, rd, f, after, limit)
 		return err
 	})
@@ -82,30 +117,34 @@ func (r *Registrar) Keys(ctx context.Context, f KeyFilter, after access.KeyID, l
 }
 
 func keys(ctx context.Context, rd store.Reader, f KeyFilter, after access.KeyID, limit int) (page []*access.Key, next access.KeyID, err error) {
-	visited := 0
+	visited, last, name := 0, after, strings.ToLower(f.Name)
 	err = rd.Keys(f.Tenant, after, func(k *access.Key) bool {
-		// A client that has gone must not keep a scan of a million keys running.
-		if visited++; visited%1024 == 0 && ctx.Err() != nil {
+		// A client that has gone must not keep a scan running.
+		if visited%256 == 255 && ctx.Err() != nil {
 			return false
 		}
-		if f.Status != 0 && k.Status != f.Status {
-			return true
-		}
-		if len(page) == limit {
-			next = page[limit-1].ID
+		if len(page) == limit || visited == maxVisits {
+			next = last
 			return false
 		}
-		page = append(page, k)
+		visited++
+		last = k.ID
+		if (f.Status == 0 || k.Status == f.Status) && (name == "" || strings.Contains(strings.ToLower(k.Name), name)) {
+			page = append(page, k)
+		}
 		return true
 	})
 	return page, next, errors.Join(err, ctx.Err())
 }
 
-func (f KeyFilter) check() error {
-	if f.Tenant != "" {
+func (f KeyFilter) check(d *Desk) error {
+	if f.Tenant != "" && d == nil {
 		if err := checked("tenant", access.CheckTenantID(f.Tenant)); err != nil {
 			return err
 		}
+	}
+	if err := checked("name", access.CheckName(f.Name)); err != nil {
+		return err
 	}
 	switch f.Status {
 	case 0, access.StatusActive, access.StatusDisabled, access.StatusRevoked:
@@ -114,90 +153,29 @@ func (f KeyFilter) check() error {
 	return invalid("status", "status of a key: want active, disabled or revoked, not %s", f.Status)
 }
 
-// RevokeKey refuses a key for good, from the next request on, and returns it.
-// Revoking a revoked key changes nothing and returns the same. Errors:
-// NotFound, Unavailable.
-func (r *Registrar) RevokeKey(ctx context.Context, id access.KeyID) (*access.Key, error) {
-	var k *access.Key
-	var changed bool
-	err := r.o.Store.Update(ctx, func(tx store.Tx) (err error) {
-		if k, err = key(tx, id); err != nil {
+// edit changes one key in a transaction, together with its audit entry. fn
+// returns errUnchanged if there is nothing to do. The key that is returned is
+// what is stored then.
+func (r *Registrar) edit(ctx context.Context, d *Desk, id access.KeyID, action string,
+	fn func(tx store.Tx, k *access.Key, b *bounds) error,
+) (k *access.Key, changed bool, err error) {
+	err = r.o.Store.Update(ctx, func(tx store.Tx) (err error) {
+		changed = false
+		var b *bounds
+		if k, b, err = r.reach(tx, d, id); err != nil {
 			return err
 		}
-		if changed = k.Status != access.StatusRevoked; !changed {
-			return errUnchanged
-		}
-		k.Status = access.StatusRevoked
-		k.RevokedAt = r.now()
-		return tx.UpdateKey(k)
-	})
-	if err = public("revoking a key", err); err != nil {
-		return nil, err
-	}
-	if changed {
-		r.emit("api_key_revoked", keyEvent(k))
-	}
-	return k, nil
-}
-
-// UpdateKey changes a key's name or state and returns what is stored then.
-// Errors: InvalidRequest, NotFound, Conflict for the state of a revoked key,
-// Unavailable.
-func (r *Registrar) UpdateKey(ctx context.Context, id access.KeyID, u KeyUpdate) (*access.Key, error) {
-	if err := u.check(); err != nil {
-		return nil, err
-	}
-	var k *access.Key
-	err := r.o.Store.Update(ctx, func(tx store.Tx) (err error) {
-		if k, err = key(tx, id); err != nil {
+		before := formOf(k)
+		if err = fn(tx, k, b); err != nil {
 			return err
 		}
-		if u.Status != nil && k.Status == access.StatusRevoked {
-			return &Error{Code: Conflict, Field: "status", Message: fmt.Sprintf("key %s is revoked for good", id),
-				Hint: "caddy keytoll keys create --tenant " + k.Tenant}
-		}
-		if !u.apply(k) {
-			return errUnchanged
-		}
-		return tx.UpdateKey(k)
+		changed = true
+		return errors.Join(tx.UpdateKey(k), r.recordKey(ctx, tx, action, before, k))
 	})
 	if err = public("changing a key", err); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return k, nil
-}
-
-func (u KeyUpdate) check() error {
-	if u.Status != nil && *u.Status != access.StatusActive && *u.Status != access.StatusDisabled {
-		return invalid("status", "status of a key: want active or disabled, not %s", *u.Status)
-	}
-	if u.Name != nil {
-		return checked("name", access.CheckName(*u.Name))
-	}
-	return nil
-}
-
-// apply reports whether k is different now.
-func (u KeyUpdate) apply(k *access.Key) bool {
-	name, status := k.Name, k.Status
-	if u.Name != nil {
-		k.Name = *u.Name
-	}
-	if u.Status != nil {
-		k.Status = *u.Status
-	}
-	return k.Name != name || k.Status != status
-}
-
-// DisableKey refuses a key from the next request on, until EnableKey. Errors as
-// UpdateKey.
-func (r *Registrar) DisableKey(ctx context.Context, id access.KeyID) (*access.Key, error) {
-	return r.UpdateKey(ctx, id, KeyUpdate{Status: new(access.StatusDisabled)})
-}
-
-// EnableKey lets a disabled key in again. Errors as UpdateKey.
-func (r *Registrar) EnableKey(ctx context.Context, id access.KeyID) (*access.Key, error) {
-	return r.UpdateKey(ctx, id, KeyUpdate{Status: new(access.StatusActive)})
+	return k, changed, nil
 }
 
 func keyEvent(k *access.Key) map[string]any {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/audit"
+	"github.com/keytoll/keytoll/caddymodule/internal/seal"
 	"github.com/keytoll/keytoll/caddymodule/store"
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
@@ -55,13 +57,18 @@ type Options struct {
 	// Random is the source of ids and secrets; nil is crypto/rand.Reader.
 	Random io.Reader
 	// OnEvent is told of changes after they are durable: api_key_created,
-	// api_key_revoked and tenant_suspended. The data never holds a secret. It is
+	// api_key_rotated, api_key_revoked, api_key_expired (for want of use),
+	// api_key_expiring and tenant_suspended. The data never holds a secret. It is
 	// called on the goroutine of the change. It may be nil.
 	OnEvent func(name string, data map[string]any)
 }
 
 // Registrar writes and reads tenants and keys. It is safe for concurrent use.
-type Registrar struct{ o Options }
+type Registrar struct {
+	o     Options
+	chain *audit.Chain
+	box   *seal.Box
+}
 
 // New returns a Registrar.
 func New(o Options) *Registrar {
@@ -74,7 +81,17 @@ func New(o Options) *Registrar {
 	if o.Plans == nil {
 		o.Plans = func() []string { return nil }
 	}
-	return &Registrar{o}
+	if o.Permissions == nil {
+		o.Permissions = func() *access.Permissions { return nil }
+	}
+	if o.Plan == nil {
+		o.Plan = func(string) *access.Plan { return nil }
+	}
+	if o.Policy == nil {
+		o.Policy = func() Policy { return Policy{} }
+	}
+	// No secret holds a NUL: no digest that is stored tells anything of these.
+	return &Registrar{o: o, chain: audit.NewChain(o.Digester.Sum("\x00audit chain")), box: seal.New(o.Digester.Sum("\x00answer seal"))}
 }
 
 // now returns the time in whole seconds: what a creation returns is then equal

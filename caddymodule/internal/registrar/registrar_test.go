@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -108,7 +109,7 @@ func TestCreateKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fmt.Sprintf("%+v", read) != fmt.Sprintf("%+v", key) {
+	if !reflect.DeepEqual(read, key) {
 		t.Errorf("read back\n%+v, created\n%+v", read, key)
 	}
 	if !slices.Equal(k.events, []string{"api_key_created"}) || strings.Contains(fmt.Sprint(k.data), text) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/store"
@@ -16,14 +17,8 @@ type CreateTenantRequest struct {
 	Name     string            // for people; may be empty
 	Plan     string            // must be configured; empty is the default plan
 	Metadata map[string]string // the owner's own values
-}
-
-// TenantUpdate is a change to a tenant. Nil fields stay as they are.
-type TenantUpdate struct {
-	Name     *string
-	Plan     *string            // empty is the default plan
-	Status   *access.Status     // active or suspended
-	Metadata *map[string]string // replaces all entries
+	// Permissions bound those of the tenant's keys; nil is no bound, empty is none.
+	Permissions []string
 }
 
 // CreateTenant stores a new, active tenant. Errors: InvalidRequest, Exists,
@@ -41,7 +36,7 @@ func (r *Registrar) CreateTenant(ctx context.Context, req CreateTenantRequest) (
 		case !errors.Is(err, store.ErrNotFound):
 			return err
 		}
-		return tx.PutTenant(t)
+		return errors.Join(tx.PutTenant(t), r.recordTenant(ctx, tx, "tenant.created", nil, t))
 	})
 	if err != nil {
 		return nil, public("creating a tenant", err)
@@ -78,6 +73,9 @@ func (r *Registrar) newTenant(req CreateTenantRequest) (*access.Tenant, error) {
 	if err := r.checkPlan(req.Plan); err != nil {
 		return nil, err
 	}
+	if err := r.checkBound(req.Permissions); err != nil {
+		return nil, err
+	}
 	return &access.Tenant{
 		ID:        req.ID,
 		Name:      req.Name,
@@ -85,7 +83,47 @@ func (r *Registrar) newTenant(req CreateTenantRequest) (*access.Tenant, error) {
 		Status:    access.StatusActive,
 		Metadata:  maps.Clone(req.Metadata),
 		CreatedAt: r.now(),
+
+		Permissions: bound(req.Permissions),
 	}, nil
+}
+
+// checkBound checks the permissions that a tenant's keys may have.
+func (r *Registrar) checkBound(names []string) error {
+	if err := checked("permissions", checkNames(names)); err != nil {
+		return err
+	}
+	all := r.o.Permissions()
+	for _, p := range names {
+		if !all.Known(p) {
+			return invalid("permissions", "there is no permission %q in the configuration", p)
+		}
+	}
+	return nil
+}
+
+// bound returns the names sorted and without doubles. Nil stays nil, and empty
+// empty.
+func bound(names []string) []string {
+	if names == nil {
+		return nil
+	}
+	sorted := append([]string{}, names...)
+	slices.Sort(sorted)
+	return slices.Compact(sorted)
+}
+
+// recordTenant adds the entry of a tenant's change. A nil tenant is absent.
+func (r *Registrar) recordTenant(ctx context.Context, tx store.Tx, action string, before, after *access.Tenant) error {
+	a := act{action: action}
+	if before != nil {
+		a.tenant, a.before = before.ID, tenantFormOf(before)
+	}
+	if after != nil {
+		a.tenant, a.after = after.ID, tenantFormOf(after)
+	}
+	a.object = a.tenant
+	return r.record(ctx, tx, a)
 }
 
 // Tenant returns one tenant. Errors: InvalidRequest, NotFound, Unavailable.
@@ -139,104 +177,4 @@ func (r *Registrar) Tenants(ctx context.Context, after string, limit int) (page 
 		return nil, "", public("listing tenants", err)
 	}
 	return page, next, nil
-}
-
-// UpdateTenant changes a tenant and returns what is stored then; all of the
-// update happens or nothing. Errors: InvalidRequest, NotFound, Unavailable.
-func (r *Registrar) UpdateTenant(ctx context.Context, id string, u TenantUpdate) (*access.Tenant, error) {
-	if err := r.checkTenantUpdate(id, u); err != nil {
-		return nil, err
-	}
-	var t *access.Tenant
-	var suspended bool
-	err := r.o.Store.Update(ctx, func(tx store.Tx) (err error) {
-		if t, err = tenant(tx, id); err != nil {
-			return err
-		}
-		was := *t
-		u.apply(t)
-		suspended = was.Status != t.Status && t.Status == access.StatusSuspended
-		if was.Name == t.Name && was.Plan == t.Plan && was.Status == t.Status && maps.Equal(was.Metadata, t.Metadata) {
-			return errUnchanged
-		}
-		return tx.PutTenant(t)
-	})
-	if err = public("changing a tenant", err); err != nil {
-		return nil, err
-	}
-	if suspended {
-		r.emit("tenant_suspended", map[string]any{"tenant": t.ID, "name": t.Name})
-	}
-	return t, nil
-}
-
-func (r *Registrar) checkTenantUpdate(id string, u TenantUpdate) error {
-	if err := checked("tenant", access.CheckTenantID(id)); err != nil {
-		return err
-	}
-	if u.Name != nil {
-		if err := checked("name", access.CheckName(*u.Name)); err != nil {
-			return err
-		}
-	}
-	if u.Plan != nil {
-		if err := r.checkPlan(*u.Plan); err != nil {
-			return err
-		}
-	}
-	if u.Status != nil && *u.Status != access.StatusActive && *u.Status != access.StatusSuspended {
-		return invalid("status", "status of a tenant: want active or suspended, not %s", *u.Status)
-	}
-	if u.Metadata != nil {
-		return checked("metadata", access.CheckMetadata(*u.Metadata))
-	}
-	return nil
-}
-
-func (u TenantUpdate) apply(t *access.Tenant) {
-	if u.Name != nil {
-		t.Name = *u.Name
-	}
-	if u.Plan != nil {
-		t.Plan = *u.Plan
-	}
-	if u.Status != nil {
-		t.Status = *u.Status
-	}
-	if u.Metadata != nil {
-		t.Metadata = maps.Clone(*u.Metadata)
-	}
-}
-
-// SuspendTenant refuses all keys of a tenant from the next request on, until
-// ResumeTenant. Suspending twice is the same as once. Errors as UpdateTenant.
-func (r *Registrar) SuspendTenant(ctx context.Context, id string) (*access.Tenant, error) {
-	return r.UpdateTenant(ctx, id, TenantUpdate{Status: new(access.StatusSuspended)})
-}
-
-// ResumeTenant ends a suspension. Errors as UpdateTenant.
-func (r *Registrar) ResumeTenant(ctx context.Context, id string) (*access.Tenant, error) {
-	return r.UpdateTenant(ctx, id, TenantUpdate{Status: new(access.StatusActive)})
-}
-
-// SetTenantPlan moves a tenant to a configured plan; empty is the default plan.
-// Errors as UpdateTenant.
-func (r *Registrar) SetTenantPlan(ctx context.Context, id, plan string) (*access.Tenant, error) {
-	return r.UpdateTenant(ctx, id, TenantUpdate{Plan: &plan})
-}
-
-// DeleteTenant deletes a tenant and all its keys for good. Errors:
-// InvalidRequest, NotFound, Unavailable.
-func (r *Registrar) DeleteTenant(ctx context.Context, id string) error {
-	if err := checked("tenant", access.CheckTenantID(id)); err != nil {
-		return err
-	}
-	err := r.o.Store.Update(ctx, func(tx store.Tx) error {
-		err := tx.DeleteTenant(id)
-		if errors.Is(err, store.ErrNotFound) {
-			return noTenant(id)
-		}
-		return err
-	})
-	return public("deleting a tenant", err)
 }
