@@ -113,7 +113,8 @@ type Tx interface {
 	Reader
 	// PutTenant stores a tenant, new or not.
 	PutTenant(*access.Tenant) error
-	// DeleteTenant deletes a tenant and all its keys. It returns ErrNotFound.
+	// DeleteTenant deletes a tenant and all its keys and their uses. It returns
+	// ErrNotFound.
 	DeleteTenant(id string) error
 	// CreateKey stores a new key. It returns ErrExists if its id is taken and
 	// ErrNotFound if there is no such tenant. That its digest is new is the
@@ -128,7 +129,9 @@ type Tx interface {
 	// PutAudit stores an audit record, whose number must be one more than the
 	// newest's, or any if there is none.
 	PutAudit(seq uint64, record []byte) error
-	// TrimAudit deletes the audit records with numbers below before.
+	// TrimAudit deletes the audit records with numbers below before, the oldest
+	// first and no more than 10,000: who may have more calls it again, in another
+	// transaction.
 	TrimAudit(before uint64) error
 	// PutAnswer keeps a sealed answer under id until the unix second expires.
 	PutAnswer(id [32]byte, expires int64, sealed []byte) error
@@ -138,7 +141,10 @@ type Tx interface {
 	// Bury notes digests that must never let a request in again, those of revoked
 	// keys and of secrets rotated away. A store that is later put back to an older
 	// state finds them at its next opening and revokes the keys that have one of
-	// them, so that an old backup arms none of them anew.
+	// them, as their present secret or the one before, so that an old backup arms
+	// none of them anew. Keys that UpdateKey revokes or DeleteTenant deletes are
+	// noted by their ids as well, so that they are found also where the older
+	// state has them with another digest.
 	Bury(digests ...[32]byte) error
 	// PutBlob stores a small opaque value, such as the token buckets at a clean
 	// stop; nil deletes it.

@@ -3,6 +3,7 @@ package boltstore
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"io"
 	"os"
 )
 
@@ -29,12 +30,27 @@ func openCounter(path string) (counter, uint64) {
 	if err != nil {
 		return counter{}, 0
 	}
+	return counter{f}, counterIn(f)
+}
+
+// counterIn returns the number in the file, 0 if there is none.
+func counterIn(f io.ReaderAt) uint64 {
 	var b [counterLen]byte
 	if _, err := f.ReadAt(b[:], 0); err != nil || [4]byte(b[:4]) != counterMagic ||
 		binary.BigEndian.Uint32(b[12:]) != crc32.ChecksumIEEE(b[:12]) {
-		return counter{f}, 0
+		return 0
 	}
-	return counter{f}, binary.BigEndian.Uint64(b[4:])
+	return binary.BigEndian.Uint64(b[4:])
+}
+
+// readCounter returns the number in the file at path, 0 if there is none.
+func readCounter(path string) uint64 {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	return counterIn(f)
 }
 
 // set writes n. It must be called after the commit, never before.

@@ -4,10 +4,12 @@
 //
 //	keytoll.db          the database, mode 0600
 //	keytoll.db.commits  the number of the last commit: tells of a lost one
+//	keytoll.db.revoked  what must never let a request in again; see Bury
 //	master.key          the generated master key, unless another is configured
 //
 // A new database is built in a temporary file, synced and linked into place,
-// so that a crash leaves a whole one or none. No file is ever replaced.
+// so that a crash leaves a whole one or none. Only Compact and Restore replace
+// it, by renaming.
 //
 // # Buckets
 //
@@ -18,25 +20,44 @@
 //	keys         key id, 16 bytes  → key record ‖ tag
 //	tenant_keys  tenant 0x00 key id → empty; lists the keys of a tenant
 //	blobs        name              → value ‖ tag
+//	uses         key id            → use ‖ tag
+//	audit        number, 8 bytes big endian → record ‖ tag
+//	answers      id, 32 bytes      → end, 8 bytes big endian ‖ answer ‖ tag
+//	answer_ends  end ‖ id          → empty
+//	buried       number, 8 bytes big endian → digest ‖ tag; the newest entry of
+//	             the .revoked file and those that it may lose in a power cut
+//
+// The buckets from uses on came with schema version 2. A database of version 1
+// is read as it is and becomes one of version 2 with its first change.
 //
 // A tag is the first 16 bytes of HMAC-SHA-256, under a key derived from the
 // master key, of the bucket's name, the id and the record: bbolt keeps no
 // checksum of what it stores, and so a flipped bit, or a record moved to
 // another id, would pass unseen. Tags are checked whenever a record is read.
 //
-// # Key record, version 1
+// # Key record, version 2
 //
-//	 0  version, algorithm, status, 0     4 × uint8
+//	 0  version, algorithm, status, flags 4 × uint8
 //	 4  requests, burst                   2 × uint32
 //	12  window, expires                   2 × int64
 //	28  created, revoked                  2 × (int64 seconds, uint32 nanoseconds)
 //	52  digest                            32 bytes
-//	84  tenant, environment, name, prefix (uint16 length, bytes) each
-//	    permissions                       uint16 count, then strings
+//	84  tenant, environment               (uint16 length, bytes) each, as all strings
+//	    rights                            uint16 length; nothing, or
+//	                                      uint16 count, permissions; uint16 count,
+//	                                      (uint8 length, address, uint8 bits) each
+//	    previous digest, algorithm, since, until   if flag 1: 32 bytes, uint8, 2 × int64
+//	    imported hint, hash               if flag 2: strings
+//	    rotated                           if flag 4: as created
+//	    name, description, prefix         strings
 //	    metadata                          uint16 count, then key and value strings
 //
-// Numbers are little endian. A tenant record has version and status, the time
-// of its making, then id, name, plan and metadata.
+// Numbers are little endian. Version 1 has flags 0, and after the environment
+// name, prefix, permissions and metadata; it is read and no longer written.
+//
+// A tenant record has version, status and flags, the time of its making, then
+// id, name, plan, if flag 1 the permissions, and metadata. A use is the time,
+// uint8 length, address, agent.
 //
 // # Damage
 //
