@@ -89,8 +89,8 @@ type Shape struct {
 	Inputs []string `json:"inputs,omitzero"`
 	// Required are those of the inputs that a request must set.
 	Required []string `json:"required,omitempty"`
-	// Filters are the fields by which a list may be narrowed: status and name. The
-	// query parameter has the field's name. Nil is both, an empty list none.
+	// Filters are the query parameters by which a list may be narrowed: status and
+	// name. Nil is both, an empty list none.
 	Filters []string `json:"filters,omitzero"`
 	// Grace is how long the old secret lives on after rotate if the request does
 	// not say: a duration such as 24h or 0s. Default: as configured for all keys.
