@@ -12,14 +12,16 @@ import (
 )
 
 // maxAnswer bounds what the client reads: a page of keys with all their
-// metadata is well below it.
-const maxAnswer = 8 << 20
+// metadata, or what became of an import, is well below it.
+const maxAnswer = 32 << 20
 
 // Client speaks to the operator door. What the server refuses is returned as
 // *Error; other errors are those of Do.
 type Client struct {
 	// Do sends one request. The path begins with Base and may have a query.
 	Do func(method, path string, header http.Header, body io.Reader) (*http.Response, error)
+	// Actor is the name that the audit trail puts changes down to; it may be empty.
+	Actor string
 }
 
 // Page says which part of a list is wanted.
@@ -58,31 +60,6 @@ func (c *Client) DeleteTenant(id string) error {
 	return c.do(http.MethodDelete, "/tenants/"+url.PathEscape(id), nil, nil)
 }
 
-// CreateKey creates a key. Its secret is in the answer and never again.
-func (c *Client) CreateKey(tenant string, req CreateKey) (Key, error) {
-	return ask[Key](c, http.MethodPost, "/tenants/"+url.PathEscape(tenant)+"/keys", req)
-}
-
-// Key returns one key.
-func (c *Client) Key(id string) (Key, error) {
-	return ask[Key](c, http.MethodGet, "/keys/"+url.PathEscape(id), nil)
-}
-
-// Keys returns a page of keys; tenant and status filter where not empty.
-func (c *Client) Keys(tenant, status string, p Page) (KeyList, error) {
-	return ask[KeyList](c, http.MethodGet, "/keys"+p.query(map[string]string{"tenant": tenant, "status": status}), nil)
-}
-
-// UpdateKey changes a key.
-func (c *Client) UpdateKey(id string, req UpdateKey) (Key, error) {
-	return ask[Key](c, http.MethodPatch, "/keys/"+url.PathEscape(id), req)
-}
-
-// RevokeKey revokes a key for good.
-func (c *Client) RevokeKey(id string) (Key, error) {
-	return ask[Key](c, http.MethodDelete, "/keys/"+url.PathEscape(id), nil)
-}
-
 func (p Page) query(filter map[string]string) string {
 	q := url.Values{}
 	for n, v := range filter {
@@ -109,17 +86,19 @@ func ask[T any](c *Client, method, path string, req any) (T, error) {
 }
 
 func (c *Client) do(method, path string, req, out any) error {
-	header := http.Header{"Accept": {"application/json"}}
-	var body io.Reader
-	if req != nil {
-		b, err := json.Marshal(req)
-		if err != nil {
-			return fmt.Errorf("encoding the request: %w", err)
-		}
-		body = bytes.NewReader(b)
-		header.Set("Content-Type", "application/json")
+	if req == nil {
+		return c.send(method, path, http.Header{}, nil, out)
 	}
-	resp, err := c.Do(method, Base+path, header, body)
+	b, err := json.Marshal(req)
+	if err != nil {
+		return fmt.Errorf("encoding the request: %w", err)
+	}
+	return c.send(method, path, http.Header{"Content-Type": {"application/json"}}, b, out)
+}
+
+// send sends a body and reads a JSON answer into out, if it is not nil.
+func (c *Client) send(method, path string, header http.Header, req []byte, out any) error {
+	resp, err := c.open(method, path, header, req)
 	if err != nil {
 		return err
 	}
@@ -128,9 +107,6 @@ func (c *Client) do(method, path string, req, out any) error {
 	if err != nil {
 		return fmt.Errorf("reading the answer: %w", err)
 	}
-	if resp.StatusCode >= 300 {
-		return refusal(resp.StatusCode, b)
-	}
 	if out == nil {
 		return nil
 	}
@@ -138,6 +114,28 @@ func (c *Client) do(method, path string, req, out any) error {
 		return fmt.Errorf("the answer is not what keytoll sends: %w", err)
 	}
 	return nil
+}
+
+// open returns an answer that is no refusal; its body is the caller's to close.
+func (c *Client) open(method, path string, header http.Header, req []byte) (*http.Response, error) {
+	header.Set("Accept", "application/json")
+	if c.Actor != "" {
+		header.Set(actorHeader, c.Actor)
+	}
+	var body io.Reader
+	if req != nil {
+		body = bytes.NewReader(req)
+	}
+	resp, err := c.Do(method, Base+path, header, body)
+	if err != nil || resp.StatusCode < 300 {
+		return resp, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	return nil, refusal(resp.StatusCode, b)
 }
 
 // refusal reads our own envelope, Caddy's {"error":"…"}, or plain text.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -23,22 +24,40 @@ const (
 // would take the last of two equal fields, match names in any case, and
 // replace what is not UTF-8; each of these lets two readers of one body see two
 // different requests, so they are refused, by name.
-func decode(w http.ResponseWriter, r *http.Request, v any) error {
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		return &Error{Status: http.StatusUnsupportedMediaType, Code: "invalid_request",
-			Message: "the body must be JSON", Hint: "send the header Content-Type: application/json"}
-	}
+//
+// It returns the body as it came. An empty one is allowed if v is an optional.
+func decode(w http.ResponseWriter, r *http.Request, v any) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return badRequest("", "the body is longer than %d bytes", maxBody)
+		return nil, badRequest("", "the body is longer than %d bytes", maxBody)
 	}
 	if err != nil {
-		return badRequest("", "the body could not be read")
+		return nil, badRequest("", "the body could not be read")
 	}
+	if _, ok := v.(optional); ok && len(body) == 0 {
+		return nil, nil
+	}
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+		return nil, &Error{Status: http.StatusUnsupportedMediaType, Code: "invalid_request",
+			Message: "the body must be JSON", Hint: "send the header Content-Type: application/json"}
+	}
+	return body, unmarshal(body, v)
+}
+
+// optional is a body that may be missing.
+type optional interface{ mayBeMissing() }
+
+// update is a body in which a member of null would change nothing without
+// saying so.
+type update interface{ refusesNull() }
+
+// unmarshal is the part of decode that needs no request.
+func unmarshal(body []byte, v any) error {
 	if !utf8.Valid(body) {
 		return badRequest("", "the body is not valid UTF-8")
 	}
 	s := scanner{dec: json.NewDecoder(bytes.NewReader(body))}
+	_, s.update = v.(update)
 	if err := s.document(reflect.TypeOf(v)); err != nil {
 		if e, ok := errors.AsType[*Error](err); ok {
 			return e
@@ -60,8 +79,9 @@ func wrongType(err error) error {
 
 // scanner walks a document beside the type it is meant for.
 type scanner struct {
-	dec   *json.Decoder
-	depth int
+	dec    *json.Decoder
+	depth  int
+	update bool // v is one
 }
 
 func (s *scanner) document(t reflect.Type) error {
@@ -87,11 +107,22 @@ func (s *scanner) value(path string, t reflect.Type) error {
 	if err != nil {
 		return err
 	}
-	switch tok {
-	case json.Delim('{'):
-		return s.object(path, t)
-	case json.Delim('['):
+	switch tok := tok.(type) {
+	case json.Delim:
+		if tok == '{' {
+			return s.object(path, t)
+		}
 		return s.nest(func() error { return s.value(path, nil) })
+	case string:
+		if bare(t) == reflect.TypeFor[time.Time]() {
+			if _, err := time.Parse(time.RFC3339, tok); err != nil {
+				return badRequest(path, "%s: want a time of RFC 3339, such as 2030-01-31T00:00:00Z", path)
+			}
+		}
+	case nil:
+		if s.update && s.depth == 1 && t != nil && t.Kind() == reflect.Pointer {
+			return badRequest(path, "%s: null does not fit here: leave it out to keep what is there", path)
+		}
 	}
 	return nil
 }
@@ -136,10 +167,8 @@ func (s *scanner) nest(each func() error) error {
 // fieldsOf returns the JSON names of a struct and their types, or nil if t is
 // none.
 func fieldsOf(t reflect.Type) map[string]reflect.Type {
-	for t != nil && t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	if t == nil || t.Kind() != reflect.Struct {
+	t = bare(t)
+	if t == nil || t.Kind() != reflect.Struct || t == reflect.TypeFor[time.Time]() {
 		return nil
 	}
 	fields := map[string]reflect.Type{}
@@ -149,6 +178,21 @@ func fieldsOf(t reflect.Type) map[string]reflect.Type {
 		fields[name] = f.Type
 	}
 	return fields
+}
+
+// bare returns the type that pointers and a Nullable hold.
+func bare(t reflect.Type) reflect.Type {
+	for t != nil {
+		if n, ok := reflect.Zero(t).Interface().(interface{ inner() reflect.Type }); ok && t.Kind() == reflect.Struct {
+			t = n.inner()
+			continue
+		}
+		if t.Kind() != reflect.Pointer {
+			break
+		}
+		t = t.Elem()
+	}
+	return t
 }
 
 func badRequest(field, format string, args ...any) *Error {

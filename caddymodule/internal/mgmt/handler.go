@@ -1,37 +1,32 @@
 package mgmt
 
 import (
+	"context"
 	"encoding/json"
-	"errors"
+	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 
+	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 )
 
-// Error is what a request was refused with. The handler writes it and the
-// client returns it.
-type Error struct {
-	Status  int    `json:"-"` // of HTTP
-	Code    string `json:"code"`
-	Message string `json:"message"`
-	Field   string `json:"field,omitempty"`
-	Hint    string `json:"hint,omitempty"`
-}
-
-// Error returns the message.
-func (e *Error) Error() string { return e.Message }
-
-type errorBody struct {
-	Error *Error `json:"error"`
-}
-
 // Handler serves the operator door. It may be used by many requests at once.
+// Its fields are set before the first.
 type Handler struct {
-	// OnInternal is told of faults whose text clients are not shown. Set it before
-	// the first request; nil drops them.
+	// OnInternal is told of faults whose text clients are not shown; nil drops
+	// them.
 	OnInternal func(r *http.Request, err error)
+	// Use returns the last use of a key; nil shows none.
+	Use func(access.KeyID) access.Use
+	// Backup writes a consistent copy of the store and returns its length in
+	// bytes. Nil answers that there is none.
+	Backup func(ctx context.Context, w io.Writer) (int64, error)
+	// Installation returns the name of the installation, by which an export says
+	// whose digests it holds; "" while there is none. Nil is always "".
+	Installation func() string
 
 	registrar func() (*registrar.Registrar, error)
 	status    func() any
@@ -45,6 +40,20 @@ type Handler struct {
 func NewHandler(reg func() (*registrar.Registrar, error), status func() any) *Handler {
 	h := &Handler{registrar: reg, status: status, mux: http.NewServeMux()}
 	h.route("/status", methods{"GET": serveJSON(h, http.StatusOK, showStatus)})
+	h.routeTenants()
+	h.routeKeys()
+	h.route("/audit", methods{"GET": serveJSON(h, http.StatusOK, listAudit)})
+	h.route("/audit/verify", methods{"GET": serveJSON(h, http.StatusOK, verifyAudit)})
+	h.route("/backup", methods{"GET": http.HandlerFunc(h.backup)})
+	h.route("/export", methods{"GET": http.HandlerFunc(h.export)})
+	h.route("/import", methods{"POST": http.HandlerFunc(h.load)})
+	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		h.fail(w, r, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is nothing at this path"})
+	})
+	return h
+}
+
+func (h *Handler) routeTenants() {
 	h.route("/tenants", methods{
 		"GET":  serveJSON(h, http.StatusOK, listTenants),
 		"POST": serveJSON(h, http.StatusCreated, createTenant),
@@ -58,16 +67,17 @@ func NewHandler(reg func() (*registrar.Registrar, error), status func() any) *Ha
 		"GET":  serveJSON(h, http.StatusOK, listKeys),
 		"POST": serveJSON(h, http.StatusCreated, createKey),
 	})
+}
+
+func (h *Handler) routeKeys() {
 	h.route("/keys", methods{"GET": serveJSON(h, http.StatusOK, listKeys)})
+	h.route("/keys/revoke-secret", methods{"POST": serveJSON(h, http.StatusOK, revokeSecret)})
 	h.route("/keys/{key}", methods{
 		"GET":    serveJSON(h, http.StatusOK, showKey),
 		"PATCH":  serveJSON(h, http.StatusOK, updateKey),
 		"DELETE": serveJSON(h, http.StatusOK, revokeKey),
 	})
-	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		h.fail(w, r, &Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is nothing at this path"})
-	})
-	return h
+	h.route("/keys/{key}/rotate", methods{"POST": serveJSON(h, http.StatusOK, rotateKey)})
 }
 
 // ServeHTTP implements http.Handler.
@@ -75,6 +85,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	h.mux.ServeHTTP(w, r)
 }
+
+// actorHeader holds the name of the person at the command line.
+const actorHeader = "X-Keytoll-Actor"
 
 type methods map[string]http.Handler
 
@@ -104,8 +117,36 @@ type none struct{}
 type call struct {
 	*http.Request
 	*registrar.Registrar
+	door   *Handler
 	header http.Header // of the answer
-	status func() any
+	body   []byte      // of the request, as it came
+}
+
+// open returns the call of a request, with its actor.
+func (h *Handler) open(w http.ResponseWriter, r *http.Request) (*call, error) {
+	actor, err := operator(r)
+	if err != nil {
+		return nil, err
+	}
+	reg, err := h.registrar()
+	if err != nil {
+		return nil, notRunning(err)
+	}
+	r = r.WithContext(registrar.WithActor(r.Context(), actor))
+	return &call{Request: r, Registrar: reg, door: h, header: w.Header()}, nil
+}
+
+// operator returns who makes a request. The admin endpoint knows no names, so
+// the name is the one that the client gives itself.
+func operator(r *http.Request) (access.Actor, error) {
+	a := access.Actor{Kind: access.ActorOperator, Name: r.Header.Get(actorHeader), Address: r.RemoteAddr}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		a.Address = host
+	}
+	if err := access.CheckName(a.Name); err != nil {
+		return a, badRequest(actorHeader, "%s: %s", actorHeader, err)
+	}
+	return a, nil
 }
 
 // serveJSON makes a handler of a route. It alone decodes bodies, maps errors
@@ -113,18 +154,21 @@ type call struct {
 func serveJSON[Req, Resp any](h *Handler, status int, route func(*call, Req) (Resp, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var req Req
+		var body []byte
 		if _, bare := any(req).(none); !bare {
-			if err := decode(w, r, &req); err != nil {
+			var err error
+			if body, err = decode(w, r, &req); err != nil {
 				h.fail(w, r, err)
 				return
 			}
 		}
-		reg, err := h.registrar()
+		c, err := h.open(w, r)
 		if err != nil {
-			h.fail(w, r, notRunning(err))
+			h.fail(w, r, err)
 			return
 		}
-		resp, err := route(&call{Request: r, Registrar: reg, header: w.Header(), status: h.status}, req)
+		c.body = body
+		resp, err := route(c, req)
 		if err != nil {
 			h.fail(w, r, err)
 			return
@@ -157,32 +201,4 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(e.Status)
 	_, _ = w.Write(append(body, '\n'))
-}
-
-var statuses = map[registrar.Code]int{
-	registrar.NotFound:       http.StatusNotFound,
-	registrar.Exists:         http.StatusConflict,
-	registrar.Conflict:       http.StatusConflict,
-	registrar.InvalidRequest: http.StatusBadRequest,
-	registrar.Unavailable:    http.StatusServiceUnavailable,
-}
-
-// shown returns what a client may know of err.
-func shown(err error) *Error {
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e
-	}
-	if e, ok := errors.AsType[*registrar.Error](err); ok {
-		return &Error{Status: statuses[e.Code], Code: string(e.Code), Message: e.Message, Field: e.Field, Hint: e.Hint}
-	}
-	return &Error{Status: http.StatusInternalServerError, Code: "internal", Message: "something went wrong in the server",
-		Hint: "the server's log says what"}
-}
-
-func notRunning(err error) error {
-	if e, ok := errors.AsType[*registrar.Error](err); ok {
-		return e
-	}
-	return &registrar.Error{Code: registrar.Unavailable, Message: "keytoll is not running in this server",
-		Hint: "add the keytoll directive to a site of the configuration and load it"}
 }

@@ -37,7 +37,8 @@ func newDoor(t *testing.T) *door {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	reg := registrar.New(registrar.Options{Store: s, Digester: token.NewDigester(s.(*boltstore.Store).Master()),
+	master := s.(*boltstore.Store).Master()
+	reg := registrar.New(registrar.Options{Store: s, Digester: token.NewDigester(master), Master: master,
 		Prefixes: func() []registrar.Prefix { return []registrar.Prefix{{Text: "ak_live_", Environment: "live"}} },
 		Plans:    func() []string { return []string{"pro"} },
 	})
@@ -164,7 +165,7 @@ func TestBadInput(t *testing.T) {
 		"no window":           {"POST", keys, `{"rate":{"requests":5}}`, 400, "invalid_request", "rate.window"},
 		"absurd rate":         {"POST", keys, `{"rate":{"requests":999999999,"window":"1s"}}`, 400, "invalid_request", "rate"},
 		"past":                {"POST", keys, `{"expires_at":"2001-01-01T00:00:00Z"}`, 400, "invalid_request", "expires_at"},
-		"no time":             {"POST", keys, `{"expires_at":"tomorrow"}`, 400, "invalid_request", ""},
+		"no time":             {"POST", keys, `{"expires_at":"tomorrow"}`, 400, "invalid_request", "expires_at"},
 		"control character":   {"POST", keys, `{"name":"a\r\nb"}`, 400, "invalid_request", "name"},
 		"NUL":                 {"POST", keys, `{"name":"a\u0000"}`, 400, "invalid_request", "name"},
 		"unknown plan":        {"POST", tenants, `{"id":"b","plan":"gold"}`, 400, "invalid_request", "plan"},
