@@ -3,12 +3,14 @@ package boltstore
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,19 +33,24 @@ func childMain() {
 	rnd := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	var alive []*access.Key
 	for err == nil {
-		if len(alive) > 3 && rnd.IntN(2) == 0 {
+		if len(alive) > 3 && rnd.IntN(3) > 0 {
 			i := rnd.IntN(len(alive))
-			k := alive[i]
-			alive = append(alive[:i], alive[i+1:]...)
-			fmt.Printf("try revoke %s\n", k.ID[:])
-			k.Status = access.StatusRevoked
-			if err = s.Update(context.Background(), func(tx store.Tx) error { return tx.UpdateKey(k) }); err == nil {
-				fmt.Printf("done revoke %s\n", k.ID[:])
+			k, old := alive[i], alive[i].Digest
+			what := fmt.Sprintf("rotate:%d", old[31]+1)
+			k.Digest[31]++
+			if rnd.IntN(2) == 0 || old[31] == 200 {
+				alive = append(alive[:i], alive[i+1:]...)
+				what, k.Status, k.Digest = "revoke", access.StatusRevoked, old
+			}
+			fmt.Printf("try %s %s\n", what, k.ID[:])
+			if err = s.Update(context.Background(), func(tx store.Tx) error { return errors.Join(tx.Bury(old), tx.UpdateKey(k)) }); err == nil {
+				fmt.Printf("done %s %s\n", what, k.ID[:])
 			}
 			continue
 		}
 		k := storetest.NewKey("acme", rnd.IntN(1000))
 		k.ID = randomID(rnd)
+		k.Digest = digestOf(k.ID, 0)
 		fmt.Printf("try create %s\n", k.ID[:])
 		if err = s.Update(context.Background(), func(tx store.Tx) error { return tx.CreateKey(k) }); err == nil {
 			alive = append(alive, k)
@@ -52,6 +59,13 @@ func childMain() {
 	}
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
+}
+
+// digestOf returns the digest of a key that was rotated so many times.
+func digestOf(id access.KeyID, rotations byte) (d [32]byte) {
+	copy(d[:], id[:])
+	d[31] = rotations
+	return d
 }
 
 // TestKill kills a process at random points of its writing. Whatever it said
@@ -131,31 +145,59 @@ func verifyLog(t *testing.T, path string, log map[string]string) {
 		t.Fatalf("after the kill: %v", err)
 	}
 	defer s.Close()
-	found := map[string]access.Status{}
+	found, rotations := map[string]access.Status{}, map[string]byte{}
 	err = s.Follow(context.Background(), func(c store.Change) { // checks all tags and tenant_keys
 		if c.Key != nil {
 			found[string(c.Key.ID[:])] = c.Key.Status
+			rotations[string(c.Key.ID[:])] = c.Key.Digest[31]
 		}
 	})
 	if err != nil {
 		t.Fatalf("after the kill: %v", err)
 	}
+	buried := map[[32]byte]bool{}
+	for _, e := range mustRevoked(t, s) {
+		buried[e.digest] = true
+	}
 	for id, said := range log {
 		status, there := found[id]
-		if !fits(said, there, status) {
+		if !fits(said, there, status, rotations[id]) {
 			t.Fatalf("key %s: the child said %q, found %v as %s", id, said, there, status)
 		}
 	}
-	for id := range found {
+	for id, status := range found {
 		if _, ok := log[id]; !ok {
 			t.Fatalf("key %s was never made", id)
+		}
+		for n := range rotations[id] {
+			if !buried[digestOf(access.KeyID([]byte(id)), n)] {
+				t.Fatalf("key %s: secret %d of %d was rotated away and is not in the list of revocations", id, n, rotations[id])
+			}
+		}
+		if status == access.StatusRevoked && (!buried[digestOf(access.KeyID([]byte(id)), rotations[id])] || !buried[keyMark(access.KeyID([]byte(id)))]) {
+			t.Fatalf("key %s was revoked and is not in the list of revocations", id)
 		}
 	}
 }
 
+func mustRevoked(t *testing.T, s *Store) []entry {
+	t.Helper()
+	entries, _, err := readRevoked(s.side.path, newTagger(s.master.Derive(tagPurpose)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entries
+}
+
 // fits tells whether what is found of a key is what may be after the last
 // thing said of it.
-func fits(said string, there bool, status access.Status) bool {
+func fits(said string, there bool, status access.Status, rotations byte) bool {
+	verb, n, rotated := strings.Cut(said, ":")
+	if rotated {
+		at, err := strconv.Atoi(n)
+		return err == nil && there && status == access.StatusActive &&
+			(int(rotations) == at || verb == "try rotate" && int(rotations) == at-1)
+	}
 	switch said {
 	case "done create":
 		return there && status == access.StatusActive
