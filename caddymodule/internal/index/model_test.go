@@ -3,6 +3,9 @@ package index
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,8 +50,10 @@ func (m *model) step() {
 		m.create()
 	case n < 75:
 		m.change()
-	case n < 85:
+	case n < 83:
 		m.rotate()
+	case n < 85:
+		m.settle()
 	case n < 93:
 		m.drop()
 	case n < 99:
@@ -63,6 +68,7 @@ func (m *model) tenantID() string { return fmt.Sprintf("t%d", m.rnd.IntN(40)) }
 func (m *model) randomize(k *access.KeyHead) {
 	k.Status = access.Status(1 + m.rnd.IntN(3))
 	k.Expires = m.rnd.Int64N(100)
+	k.Rights = modelRights[m.rnd.IntN(len(modelRights))]
 	k.Rate = access.Rate{}
 	if m.rnd.IntN(2) == 0 {
 		k.Rate = minute
@@ -79,6 +85,9 @@ func (m *model) create() {
 	k := keyOf(m.serial)
 	k.Tenant, k.Environment = id, []string{"", "live", "test"}[m.rnd.IntN(3)]
 	m.randomize(k)
+	if k.Alg = uint8(1 + max(m.rnd.IntN(5)-2, 0)); k.Alg == algImported {
+		k.Imported = &access.Imported{Hint: modelHints[m.rnd.IntN(len(modelHints))], Hash: "x"}
+	}
 	putKey(m.x, k)
 	m.keys[k.ID] = k
 	if debt := m.rnd.Int64N(1000); debt > 500 {
@@ -104,13 +113,50 @@ func (m *model) change() {
 	}
 }
 
+// rotate gives a key another secret, with grace or without, or makes an
+// imported digest one of ours.
 func (m *model) rotate() {
-	if k := m.any(); k != nil {
+	k := m.any()
+	if k == nil {
+		return
+	}
+	if k.Alg == algHMAC || m.rnd.IntN(2) == 0 {
+		m.forget(k.Previous)
+		k.Previous = nil
+		if m.rnd.IntN(2) == 0 && k.Alg != algImported {
+			k.Previous = &access.Previous{Digest: k.Digest, Alg: k.Alg, Since: 5, Until: 10 + m.rnd.Int64N(90)}
+		}
+	}
+	if k.Previous == nil || k.Previous.Digest != k.Digest {
 		m.unused = append(m.unused, k.Digest)
-		m.serial++
-		k.Digest = digestOf(m.serial)
-		copy(k.Digest[:4], m.unused[len(m.unused)-1][:]) // often the same tag
-		putKey(m.x, k)
+	}
+	was := k.Digest
+	m.serial++
+	k.Digest, k.Alg, k.Imported = digestOf(m.serial), algHMAC, nil
+	copy(k.Digest[:4], was[:]) // often the same tag
+	putKey(m.x, k)
+}
+
+// settle changes how long a previous secret is good, or ends it.
+func (m *model) settle() {
+	k := m.any()
+	if k == nil || k.Previous == nil {
+		return
+	}
+	if m.rnd.IntN(3) == 0 {
+		m.forget(k.Previous)
+		k.Previous = nil
+	} else {
+		shorter := *k.Previous
+		shorter.Until--
+		k.Previous = &shorter
+	}
+	putKey(m.x, k)
+}
+
+func (m *model) forget(p *access.Previous) {
+	if p != nil {
+		m.unused = append(m.unused, p.Digest)
 	}
 }
 
@@ -123,6 +169,7 @@ func (m *model) drop() {
 func (m *model) gone(k *access.KeyHead) {
 	dropKey(m.x, k)
 	m.unused = append(m.unused, k.Digest)
+	m.forget(k.Previous)
 	delete(m.keys, k.ID)
 	delete(m.debts, k.ID)
 }
@@ -181,15 +228,109 @@ func (m *model) check() {
 		m.t.Fatalf("Keys yields %d, want %d", seen, len(m.keys))
 	}
 	for i := range m.unused {
-		if r := m.x.Lookup(&m.unused[i]); r != nil {
-			m.t.Fatalf("an old secret opens %v", r.ID)
+		if _, found := m.x.Find(m.unused[i]); found {
+			m.t.Fatal("an old secret opens a key")
 		}
+	}
+	m.checkAlgs()
+}
+
+// checkAlgs checks the counts by algorithm and the candidates of each hint.
+func (m *model) checkAlgs() {
+	m.t.Helper()
+	var want [numAlgs]int64
+	sums := false
+	candidates := map[string]int{}
+	for _, k := range m.keys {
+		want[k.Alg]++
+		sums = sums || k.Alg == algSHA256 || k.Previous != nil && k.Previous.Alg == algSHA256
+		if k.Imported != nil {
+			candidates[k.Imported.Hint]++
+		}
+	}
+	for alg := uint8(1); alg < numAlgs; alg++ {
+		if got := m.x.CountAlg(alg); got != want[alg] {
+			m.t.Fatalf("%d keys of algorithm %d, want %d", got, alg, want[alg])
+		}
+	}
+	if m.x.HasSHA256() != sums {
+		m.t.Fatalf("HasSHA256 = %v", !sums)
+	}
+	for i, text := range []string{"other", "sk_other", "sk_live_other"} {
+		ids := m.x.ImportedCandidates(nil, text, 1<<20)
+		n, total := 0, 0
+		for _, hint := range modelHints[:i+1] {
+			total += candidates[hint]
+		}
+		for _, id := range ids {
+			k := m.keys[id]
+			if k == nil || k.Imported == nil || !strings.HasPrefix(text, k.Imported.Hint) {
+				m.t.Fatalf("%v is no candidate for %q", id, text)
+			}
+			n++
+		}
+		if n != total {
+			m.t.Fatalf("%d candidates for %q, want %d", n, text, total)
+		}
+	}
+	if got := m.x.ImportedCandidates(nil, "sk_live_", 2); len(got) > 2 {
+		m.t.Fatalf("%d candidates of at most 2", len(got))
+	}
+}
+
+// modelHints are longer each than, and begin with, the one before.
+var modelHints = []string{"", "sk_", "sk_live_"}
+
+var modelRights = []*access.Rights{
+	nil,
+	access.NewRights([]string{"read"}, nil),
+	access.NewRights([]string{"read", "write"}, nil),
+	access.NewRights(nil, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}),
+	access.NewRights([]string{"read"}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}),
+}
+
+// lookup finds a key as a gate does, by its present secret.
+func (m *model) lookup(k *access.KeyHead) *Record {
+	present := m.x.Lookup(&k.Digest)
+	sum, previous := m.x.LookupSHA256(&k.Digest)
+	switch {
+	case k.Alg == algImported && present == nil && sum == nil:
+		return m.x.ByID(k.ID)
+	case k.Alg == algSHA256 && present == nil && previous.Record == nil:
+		return sum
+	case k.Alg == algHMAC && sum == nil:
+		return present
+	}
+	return nil
+}
+
+func (m *model) checkPrevious(k *access.KeyHead, r *Record) {
+	m.t.Helper()
+	if k.Previous == nil {
+		if p := m.x.PreviousOf(k.ID); p.Record != nil || r.Rotating() {
+			m.t.Fatalf("key %v has a previous secret", k.ID)
+		}
+		return
+	}
+	p := m.x.LookupPrevious(&k.Previous.Digest)
+	if k.Previous.Alg == algSHA256 {
+		var rec *Record
+		rec, p = m.x.LookupSHA256(&k.Previous.Digest)
+		if rec != p.Record {
+			m.t.Fatal("a previous secret passes for a present one")
+		}
+	}
+	if p.Record != r || p.Until != k.Previous.Until || p.Since != 5 || p.Alg != k.Previous.Alg || p != m.x.PreviousOf(k.ID) {
+		m.t.Fatalf("key %v: previous %+v, want %+v", k.ID, p, k.Previous)
+	}
+	if m.x.Lookup(&k.Previous.Digest) != nil || !r.Rotating() {
+		m.t.Fatalf("key %v: the old secret is the present one, or the key is not rotating", k.ID)
 	}
 }
 
 func (m *model) checkKey(k *access.KeyHead) {
 	m.t.Helper()
-	r := m.x.Lookup(&k.Digest)
+	r := m.lookup(k)
 	if r == nil || r != m.x.ByID(k.ID) {
 		m.t.Fatalf("key %v: Lookup = %p, ByID = %p", k.ID, r, m.x.ByID(k.ID))
 	}
@@ -201,6 +342,10 @@ func (m *model) checkKey(k *access.KeyHead) {
 	if r.Status() != k.Status || r.Expires() != k.Expires || m.x.Rate(r) != k.Rate || m.x.Environment(r) != k.Environment {
 		m.t.Fatalf("key %v differs from %+v", r.ID, k)
 	}
+	if !reflect.DeepEqual(m.x.Rights(r), k.Rights) || r.Alg() != k.Alg {
+		m.t.Fatalf("key %v: rights %+v, want %+v", k.ID, m.x.Rights(r), k.Rights)
+	}
+	m.checkPrevious(k, r)
 	if r.Bucket.Debt(0) != m.debts[k.ID] {
 		m.t.Fatalf("key %v owes %d, want %d", k.ID, r.Bucket.Debt(0), m.debts[k.ID])
 	}

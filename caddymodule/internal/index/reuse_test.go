@@ -50,8 +50,10 @@ func TestMemoryIsBoundedUnderChurn(t *testing.T) {
 		k := keyOf(i)
 		k.Tenant, k.Environment = k.ID.String(), k.ID.String()
 		k.Rate = access.Rate{Requests: uint32(i + 1), Burst: 1, Window: time.Hour}
+		k.Rights = access.NewRights([]string{k.Tenant}, nil)
 		putTenant(x, tenantOf(k.Tenant))
 		putKey(x, k)
+		k.Previous = &access.Previous{Digest: k.Digest, Alg: 1, Until: 1}
 		k.Digest = digestOf(1<<40 + i)
 		putKey(x, k)
 		dropKey(x, k)
@@ -60,12 +62,14 @@ func TestMemoryIsBoundedUnderChurn(t *testing.T) {
 	const atOnce = 70 // an hour's deletions and a few
 	for what, n := range map[string]uint32{
 		"records": x.records.next, "tenants": x.tenants.next, "rates": x.rates.next, "environments": x.envs.next,
+		"rights": x.rights.next, "previous secrets": x.priors.next,
 	} {
 		if n > atOnce {
 			t.Errorf("%d %s, want at most %d", n, what, atOnce)
 		}
 	}
-	if len(x.tenants.numbers) != 1 || len(x.rates.numbers) != 1 || len(x.envs.numbers) != 1 {
+	if len(x.tenants.numbers) != 1 || len(x.rates.numbers) != 1 || len(x.envs.numbers) != 1 ||
+		len(x.rights.numbers) != 1 || len(x.priors.of) != 0 || x.priors.count.Load() != 0 {
 		t.Error("names of what is gone are kept")
 	}
 	if n := len(x.digests.current.Load().words); n != minSlots {
