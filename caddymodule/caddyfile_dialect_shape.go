@@ -125,7 +125,8 @@ var exclusive = [][2]string{{"wrap", "flat"}, {"wrap", "array"}, {"array", "memb
 //		status <n>
 //		wrap <name>                           # or flat; list also: array
 //		members <field...>
-//		member <name> <text>                  # constant; member -<name> drops one of the preset
+//		member <name> <text>                  # constant; or: member <name> json <value>
+//		member -<name>                        # drops one of the preset
 //		empty                                 # update and revoke: no body
 //		input <field...>|none                 # create, update and rotate
 //		required <field...>|none
@@ -225,13 +226,14 @@ func constantMember(d *caddyfile.Dispenser, s *dialect.Shape, once map[string]bo
 		s.Extra = slices.Delete(s.Extra, i, i+1)
 		return nil
 	}
-	if len(args) != 2 {
-		return d.Err(`member needs a name and a text: member message "Save this key now"`)
+	asJSON := len(args) == 3 && args[1] == "json"
+	if len(args) != 2 && !asJSON {
+		return d.Err(`member needs a name and a text, or JSON: member message "Save this key now", member success json true`)
 	}
 	if err := single(d, once, "member "+args[0]); err != nil {
 		return err
 	}
-	m := dialect.Member{Name: args[0], Value: args[1]}
+	m := dialect.Member{Name: args[0], Value: args[len(args)-1], JSON: asJSON}
 	if i := slices.IndexFunc(s.Extra, func(m dialect.Member) bool { return m.Name == args[0] }); i >= 0 {
 		s.Extra[i] = m
 	} else {

@@ -43,6 +43,7 @@ func TestDialectBlock(t *testing.T) {
 		wrap data
 		members id key
 		member note "Keep it"
+		member success json true
 		input name expires_in_days
 		required name
 	}
@@ -71,7 +72,8 @@ func TestDialectBlock(t *testing.T) {
 		Errors: "problem", Codes: "upper", Fields: "camel", Time: "unix", Foreign: 403, Unknown: "ignore", Realm: "My API",
 		Reset: "seconds", RateHeaders: "both", Names: map[string]string{"key": "secret"},
 		Reasons: map[string]*dialect.Answer{"expired": gone, "revoked": gone},
-		Create: &dialect.Shape{Status: 200, Wrap: "data", Members: []string{"id", "key"}, Extra: []dialect.Member{{Name: "note", Value: "Keep it"}},
+		Create: &dialect.Shape{Status: 200, Wrap: "data", Members: []string{"id", "key"}, Extra: []dialect.Member{
+			{Name: "note", Value: "Keep it"}, {Name: "success", Value: "true", JSON: true}},
 			Inputs: []string{"name", "expires_in_days"}, Required: []string{"name"}},
 		List:   &dialect.Shape{Array: true, Members: []string{"id"}, Filters: []string{}},
 		Update: &dialect.Shape{Empty: true, Inputs: []string{}},
@@ -142,6 +144,8 @@ func TestDialectNamesTheLine(t *testing.T) {
 		{"error expired {\ndetail a b\ndetail a c\n", "detail a is given twice"},
 		{"create now", "takes a block"},
 		{"create {\nmember a\n", "needs a name and a text"},
+		{"create {\nmember a b c\n", "needs a name and a text"},
+		{"create {\nmember a json yes\n", "is not JSON"},
 		{"create {\nmember -a\n", "no member a to drop"},
 		{"create {\nmember a b\nmember a c\n", "member a is given twice"},
 		{"create {\nmembers\n", "one or more fields"},

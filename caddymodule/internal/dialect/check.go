@@ -1,6 +1,7 @@
 package dialect
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -243,6 +244,9 @@ func (d *Dialect) checkExtra(s *Shape) error {
 		}
 		if access.CheckDescription(m.Value) != nil {
 			return fmt.Errorf("member %s: want at most %d bytes of UTF-8 without control characters", m.Name, access.MaxDescription)
+		}
+		if m.JSON && !json.Valid([]byte(m.Value)) {
+			return fmt.Errorf("member %s: %q is not JSON: want such as true, 1 or null, or leave out json for a text", m.Name, m.Value)
 		}
 		if slices.Contains(beside, m.Name) {
 			return fmt.Errorf("member %s: the answer has a member of that name already; choose another", m.Name)

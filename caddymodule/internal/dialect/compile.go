@@ -59,7 +59,12 @@ func (c *Compiled) compileShape(action string) (*compiledShape, error) {
 		s.members = append(s.members, member{appendName(nil, c.d.name(field)), memberWriters[field]})
 	}
 	for _, m := range s.Extra {
-		s.extra = appendString(appendName(s.extra, m.Name), m.Value)
+		s.extra = appendName(s.extra, m.Name)
+		if m.JSON {
+			s.extra = append(s.extra, m.Value...)
+		} else {
+			s.extra = appendString(s.extra, m.Value)
+		}
 	}
 	for _, field := range s.Inputs {
 		s.inputs = append(s.inputs, input{field, c.d.name(field), slices.Contains(s.Required, field), inputReaders[field]})

@@ -101,6 +101,7 @@ type Shape struct {
 type Member struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
+	JSON  bool   `json:"json,omitempty"` // Value is JSON, such as true or 1, and not a text
 }
 
 // The actions of the management API.

@@ -91,12 +91,12 @@ func TestOwnBodies(t *testing.T) {
 
 func TestBareKey(t *testing.T) {
 	c := compiled(t, &Dialect{Fields: "camel", Time: "unix", Get: &Shape{
-		Members: append(membersFor(Get), "rate_per_minute"), Wrap: "data", Extra: []Member{{"ok", "yes"}, {"more", "no"}}}})
+		Members: append(membersFor(Get), "rate_per_minute"), Wrap: "data", Extra: []Member{{"ok", "true", true}, {"more", "no", false}}}})
 	got := string(c.Key(Get, KeyView{Key: &access.Key{CreatedAt: time.Unix(1, 0)}}))
 	want := `{"data":{"id":"key_\u0000\u0000\u0000\u0000\u0000\u0000\u0000\u0000\u0000\u0000\u0000\u0000\u0000\u0000\u0000\u0000",` +
 		`"name":"","description":"","prefix":"","environment":"","status":"unknown","permissions":[],"rate":null,"addresses":[],` +
 		`"metadata":{},"plan":null,"tenant":"","createdAt":1,"expiresAt":null,"rotatedAt":null,"previousExpiresAt":null,` +
-		`"revokedAt":null,"lastUsedAt":null,"lastUsedAddress":null,"lastUsedAgent":null,"ratePerMinute":null},"ok":"yes","more":"no"}` + "\n"
+		`"revokedAt":null,"lastUsedAt":null,"lastUsedAddress":null,"lastUsedAgent":null,"ratePerMinute":null},"ok":true,"more":"no"}` + "\n"
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
@@ -241,7 +241,7 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		{Dialect{Get: &Shape{Empty: true}}, "update and revoke alone"},
 		{Dialect{Revoke: &Shape{Empty: true, Wrap: "x"}}, "empty answer has no members"},
 		{Dialect{List: &Shape{Array: true, Wrap: "x"}}, "bare array"},
-		{Dialect{List: &Shape{Array: true, Extra: []Member{{"a", "b"}}}}, "no place for member a"},
+		{Dialect{List: &Shape{Array: true, Extra: []Member{{Name: "a", Value: "b"}}}}, "no place for member a"},
 		{Dialect{Get: &Shape{Inputs: []string{"name"}}}, "create, update and rotate alone"},
 		{Dialect{Create: &Shape{Inputs: []string{"tenant"}}}, "there is no tenant here"},
 		{Dialect{Create: &Shape{Inputs: []string{"name"}, Required: []string{"permissions"}}}, "add it to input"},
@@ -252,9 +252,10 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		{Dialect{Rotate: &Shape{Grace: "soon"}}, `grace "soon"`},
 		{Dialect{Rotate: &Shape{Grace: "1500ms"}}, "whole seconds"},
 		{Dialect{Get: &Shape{Wrap: "a b"}}, "wrap"},
-		{Dialect{Get: &Shape{Extra: []Member{{"id", "b"}}}}, "has a member of that name"},
-		{Dialect{Get: &Shape{Wrap: "data", Extra: []Member{{"data", "b"}}}}, "has a member of that name"},
-		{Dialect{Get: &Shape{Extra: []Member{{"a", "b\x00"}}}}, "member a"},
+		{Dialect{Get: &Shape{Extra: []Member{{Name: "id", Value: "b"}}}}, "has a member of that name"},
+		{Dialect{Get: &Shape{Wrap: "data", Extra: []Member{{Name: "data", Value: "b"}}}}, "has a member of that name"},
+		{Dialect{Get: &Shape{Extra: []Member{{Name: "a", Value: "b\x00"}}}}, "member a"},
+		{Dialect{Get: &Shape{Extra: []Member{{"a", "yes", true}}}}, "is not JSON"},
 	} {
 		_, err := c.d.Compile()
 		if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -269,7 +270,7 @@ func TestCloneSharesNothing(t *testing.T) {
 	d := &Dialect{
 		Names:   map[string]string{"id": "key_id"},
 		Reasons: map[string]*Answer{"expired": {Details: map[string]string{"a": "b"}}},
-		Create:  &Shape{Members: []string{"id"}, Inputs: []string{}, Extra: []Member{{"a", "b"}}},
+		Create:  &Shape{Members: []string{"id"}, Inputs: []string{}, Extra: []Member{{Name: "a", Value: "b"}}},
 		List:    &Shape{Filters: []string{}},
 	}
 	before, err := json.Marshal(d)

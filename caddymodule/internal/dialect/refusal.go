@@ -29,8 +29,9 @@ func (c *Compiled) compileReason(r access.Reason) {
 
 func (c *Compiled) compileForeign() {
 	if c.d.Foreign == http.StatusForbidden {
-		c.foreign = c.refusals[access.WrongTenant]
-		c.foreign.Status, c.foreign.Dynamic = http.StatusForbidden, false
+		f := c.failures[access.WrongTenant]
+		f.status = http.StatusForbidden
+		c.foreign = Refusal{Status: f.status, Body: c.body(&f, &Values{}), ContentType: c.contentType}
 		return
 	}
 	status, body, contentType := c.Error(http.StatusNotFound, "not_found", "There is no such API key", "", "", Values{})

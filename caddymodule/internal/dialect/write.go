@@ -11,7 +11,7 @@ import (
 // appendName starts a member: a comma if another stands before it, the name and
 // a colon.
 func appendName(b []byte, name string) []byte {
-	if n := len(b); n > 0 && b[n-1] != '{' {
+	if n := len(b); n > 0 && b[n-1] != '{' { // no value ends with an opening brace
 		b = append(b, ',')
 	}
 	return append(appendString(b, name), ':')
