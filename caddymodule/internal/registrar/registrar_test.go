@@ -28,13 +28,22 @@ type kit struct {
 	now      time.Time
 	plans    []string
 	prefixes []registrar.Prefix
+	perms    *access.Permissions
+	policy   registrar.Policy
+	byName   map[string]*access.Plan
 	events   []string
 	data     []map[string]any
 }
 
-func newKit(t *testing.T) *kit {
+func newKit(t testing.TB) *kit {
 	t.Helper()
-	b, err := boltstore.New(boltstore.Options{Path: filepath.Join(t.TempDir(), "keytoll.db")})
+	return openKit(t, filepath.Join(t.TempDir(), "keytoll.db"))
+}
+
+// openKit opens a registrar on a store that may be there already.
+func openKit(t testing.TB, path string) *kit {
+	t.Helper()
+	b, err := boltstore.New(boltstore.Options{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,6 +58,10 @@ func newKit(t *testing.T) *kit {
 		Store: s, Digester: k.digester,
 		Prefixes: func() []registrar.Prefix { return k.prefixes },
 		Plans:    func() []string { return k.plans },
+		Plan:     func(name string) *access.Plan { return k.byName[name] },
+		Policy:   func() registrar.Policy { return k.policy },
+
+		Permissions: func() *access.Permissions { return k.perms },
 		Now:      func() time.Time { return k.now },
 		OnEvent: func(name string, data map[string]any) {
 			k.events, k.data = append(k.events, name), append(k.data, data)
@@ -57,14 +70,14 @@ func newKit(t *testing.T) *kit {
 	return k
 }
 
-func (k *kit) tenant(t *testing.T, id string) {
+func (k *kit) tenant(t testing.TB, id string) {
 	t.Helper()
 	if _, err := k.CreateTenant(t.Context(), registrar.CreateTenantRequest{ID: id}); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (k *kit) key(t *testing.T, tenant string) *access.Key {
+func (k *kit) key(t testing.TB, tenant string) *access.Key {
 	t.Helper()
 	key, _, err := k.CreateKey(t.Context(), registrar.CreateKeyRequest{Tenant: tenant})
 	if err != nil {
@@ -73,7 +86,7 @@ func (k *kit) key(t *testing.T, tenant string) *access.Key {
 	return key
 }
 
-func wantError(t *testing.T, err error, code registrar.Code, field string) *registrar.Error {
+func wantError(t testing.TB, err error, code registrar.Code, field string) *registrar.Error {
 	t.Helper()
 	e, ok := errors.AsType[*registrar.Error](err)
 	if !ok || e.Code != code || e.Field != field {
