@@ -1,0 +1,253 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
+	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+)
+
+func init() {
+	caddy.RegisterModule(new(API))
+}
+
+// API lets the holder of a key manage the keys of his own tenant, in the words
+// of the product's own documentation. It is a gate of its own: a request needs
+// a good key, within its limits.
+type API struct {
+	// What is served: `keys`, or `me` for what a key can learn of itself.
+	Kind string `json:"kind"`
+
+	// The path it is served at, without a slash at the end. Requests that are not
+	// below it go on to the next handler.
+	Base string `json:"base"`
+
+	// A key needs one of these permissions. Default: none, if the app has no
+	// permissions configured; else each action must have some.
+	Require []string `json:"require,omitempty"`
+
+	// A key needs one of these for an action, in place of Require: `create`,
+	// `list`, `get`, `update`, `rotate` or `revoke`.
+	RequireFor map[string][]string `json:"require_for,omitempty"`
+
+	// Where keys stand, limits and the like. Public, optional, permits, guards and
+	// injected headers have no meaning here. Default: as a gate has them.
+	Gate *Handler `json:"gate,omitempty"`
+
+	logger *zap.Logger
+	desk   http.Handler
+}
+
+// CaddyModule returns the Caddy module information.
+func (*API) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.keytoll_api", New: func() caddy.Module { return new(API) }}
+}
+
+// apiActions are what a key can be required to have a permission for.
+var apiActions = []string{"create", "list", "get", "update", "rotate", "revoke"}
+
+func isAction(word string) bool { return slices.Contains(apiActions, word) }
+
+// checkBase says what is wrong with a base path, or nil.
+func checkBase(base string) error {
+	if !strings.HasPrefix(base, "/") || base == "/" || path.Clean(base) != base || strings.ContainsAny(base, "*{}?#%;\\") {
+		return fmt.Errorf("base %q: want a path without a slash at its end and without wildcards, such as /v1/keys", base)
+	}
+	return nil
+}
+
+// Provision checks the rules and makes the handler.
+func (a *API) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Logger()
+	if err := a.check(); err != nil {
+		return err
+	}
+	if a.Gate == nil {
+		a.Gate = new(Handler)
+	}
+	if err := a.Gate.Provision(ctx); err != nil {
+		return err
+	}
+	app := a.Gate.app
+	require, err := a.requirements(app.permissions)
+	if err != nil {
+		return err
+	}
+	words, err := app.dialect(a.Gate.Dialect)
+	if err != nil {
+		return err
+	}
+	a.desk = mgmt.NewDesk(mgmt.DeskOptions{
+		Kind: a.Kind, Registrar: app.activeRegistrar, Dialect: words, Base: a.Base, Require: require, Params: a.queryKeys(),
+		CallerFrom: callerFrom, Holds: app.holds, Use: app.lastUse, LastRefusal: app.lastRefusal,
+		OnInternal: func(r *http.Request, err error) {
+			a.logger.Error("management request failed", zap.String("method", r.Method), zap.String("path", app.keys.Redact(r.URL.Path)), zap.Error(err))
+		},
+	})
+	return nil
+}
+
+func (a *API) check() error {
+	if a.Kind != "keys" && a.Kind != "me" {
+		return fmt.Errorf("kind %q: want keys or me", a.Kind)
+	}
+	for action := range a.RequireFor {
+		if !isAction(action) || a.Kind == "me" {
+			return fmt.Errorf("require_for %q: want one of %s, and only for keys", action, strings.Join(apiActions, ", "))
+		}
+	}
+	if g := a.Gate; g != nil && (g.Optional || len(g.PublicRaw) > 0 || len(g.Permits) > 0 || len(g.Guards) > 0 || len(g.Inject) > 0) {
+		return fmt.Errorf("the gate of keytoll_api %s takes sources, limits, rate_headers, allow_http and dialect alone", a.Kind)
+	}
+	return checkBase(a.Base)
+}
+
+// requirements returns the permissions of each action. Where permissions are
+// configured none may be left open by oversight.
+func (a *API) requirements(ps *access.Permissions) (map[string][]string, error) {
+	actions := apiActions
+	if a.Kind == "me" {
+		actions = []string{"me"}
+	}
+	require := make(map[string][]string, len(actions))
+	for _, action := range actions {
+		needs := a.Require
+		if own, ok := a.RequireFor[action]; ok {
+			needs = own
+		}
+		if len(needs) == 0 && ps.Configured() && a.Kind != "me" {
+			return nil, fmt.Errorf("permissions are configured, so keytoll_api keys must say which %s needs: add `require <permission>` or `require %[1]s <permission>`", action)
+		}
+		for _, p := range needs {
+			if !ps.Known(p) {
+				return nil, fmt.Errorf("require: permission %s is not defined: add `permission %[1]s` to the global keytoll block", p)
+			}
+		}
+		require[action] = needs
+	}
+	return require, nil
+}
+
+// callerKey is under which a request's context holds its exchange.
+type callerKey struct{}
+
+// ServeHTTP serves what is below the base and passes on the rest.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if !below(r.URL.Path, a.Base) {
+		return next.ServeHTTP(w, r)
+	}
+	return a.Gate.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		x, ok := w.(*exchange)
+		if !ok || x.Record == nil {
+			return next.ServeHTTP(w, r) // a preflight request: it changes nothing and the site answers it
+		}
+		a.desk.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, x)))
+		return nil
+	}))
+}
+
+// below reports whether a path is base or below it, in any case of letters, as
+// Caddy's own path matchers have it.
+func below(p, base string) bool {
+	return len(p) >= len(base) && strings.EqualFold(p[:len(base)], base) && (len(p) == len(base) || p[len(base)] == '/')
+}
+
+// callerFrom tells the tenant door who asks.
+func callerFrom(r *http.Request) (mgmt.Caller, bool) {
+	x, ok := r.Context().Value(callerKey{}).(*exchange)
+	if !ok {
+		return mgmt.Caller{}, false
+	}
+	c := mgmt.Caller{Key: x.id, Tenant: x.tenant().ID}
+	if addr := x.h.gate.Address(r, &x.Call); addr.IsValid() {
+		c.Address = addr.String()
+	}
+	return c, true
+}
+
+// queryKeys returns the query parameters in which keys may stand.
+func (a *API) queryKeys() (names []string) {
+	for _, s := range a.Gate.gate.Sources {
+		if s.Kind == gate.Query {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// holds reports whether a key has one of the permissions, and its plan and
+// tenant have it too.
+func (a *App) holds(c mgmt.Caller, need []string) bool {
+	e := a.engine.Load()
+	if e == nil {
+		return false
+	}
+	rec := e.Index.ByID(c.Key)
+	if rec == nil {
+		return false
+	}
+	rights, t := e.Index.Rights(rec), e.Index.Tenant(rec)
+	if rights == nil || t == nil {
+		return false
+	}
+	plan := a.planOf(t.Plan)
+	return slices.ContainsFunc(need, func(p string) bool {
+		return a.permissions.Holds(rights.Permissions, p) &&
+			(plan == nil || plan.Permissions == nil || a.permissions.Holds(plan.Permissions, p)) &&
+			(t.Permissions == nil || a.permissions.Holds(t.Permissions, p))
+	})
+}
+
+// planOf returns the plan of a name, the default plan for "", or nil.
+func (a *App) planOf(name string) *access.Plan {
+	if p := a.plans[name]; p != nil {
+		return p
+	}
+	return a.plans[a.DefaultPlan]
+}
+
+func (a *App) lastUse(id access.KeyID) access.Use {
+	e := a.engine.Load()
+	if e == nil {
+		return access.Use{}
+	}
+	use, err := e.Uses.Last(context.Background(), id)
+	if err != nil {
+		a.logger.Error("reading the last use of a key", zap.Stringer("key", id), zap.Error(err))
+	}
+	return use
+}
+
+func (a *App) lastRefusal(id access.KeyID) (access.Reason, int64) {
+	if e := a.engine.Load(); e != nil {
+		if r, ok := e.Refusals.Last(id); ok {
+			return r.Reason, r.At
+		}
+	}
+	return 0, 0
+}
+
+// activeRegistrar returns the registrar of this configuration.
+func (a *App) activeRegistrar() (*registrar.Registrar, error) {
+	if reg := a.registrar.Load(); reg != nil {
+		return reg, nil
+	}
+	return nil, &registrar.Error{Code: registrar.Unavailable, Message: "keytoll has not started yet", Hint: "try again in a moment"}
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*API)(nil)
+	_ caddyhttp.MiddlewareHandler = (*API)(nil)
+)
