@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -10,7 +11,16 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	storetest.Run(t, func(t *testing.T, dir string) store.Store { return mustOpen(t, filepath.Join(dir, "keytoll.db")) })
+	open := func(t *testing.T, dir string) store.Store { return mustOpen(t, filepath.Join(dir, "keytoll.db")) }
+	storetest.Run(t, open, func(t *testing.T, dir string, backup []byte) {
+		file := filepath.Join(t.TempDir(), "backup")
+		if err := os.WriteFile(file, backup, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Restore(file, filepath.Join(dir, "keytoll.db"), nil); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func tryOpen(path string) (*Store, error) { return openWith(Options{Path: path}) }

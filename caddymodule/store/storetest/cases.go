@@ -15,7 +15,8 @@ func testDurability(t *testing.T, open Opener) {
 	tenant, key := NewTenant("acme"), NewKey("acme", 1)
 	bare := &access.Key{KeyHead: access.KeyHead{ID: access.KeyID([]byte("zzzzzzzzzzzzzzzz")), Status: access.StatusDisabled, Tenant: "acme"}}
 	bare.CreatedAt = time.Unix(1, 0).UTC()
-	put(t, s, tenant, key, bare)
+	secrets := withSecrets(NewKey("acme", 2))
+	put(t, s, tenant, key, bare, secrets)
 	key.Status, key.RevokedAt = access.StatusRevoked, time.Unix(1_800_000_000, 1).UTC()
 	update(t, s, func(tx store.Tx) error { return tx.UpdateKey(key) })
 	if err := s.Close(); err != nil {
@@ -26,6 +27,7 @@ func testDurability(t *testing.T, open Opener) {
 	same(t, "tenant", mustTenant(t, s, "acme"), tenant)
 	same(t, "key", mustKey(t, s, key.ID), key)
 	same(t, "bare key", mustKey(t, s, bare.ID), bare)
+	same(t, "key with other secrets", mustKey(t, s, secrets.ID), secrets)
 	if !mustKey(t, s, bare.ID).RevokedAt.IsZero() {
 		t.Fatal("the zero time was not kept")
 	}

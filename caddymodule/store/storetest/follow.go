@@ -69,7 +69,11 @@ func testFollow(t *testing.T, open Opener) {
 		records = append(records, NewTenant(fmt.Sprint("t", i)))
 	}
 	for i := range 3000 {
-		records = append(records, NewKey(fmt.Sprint("t", i%20), i*7919))
+		k := NewKey(fmt.Sprint("t", i%20), i*7919)
+		if i%50 == 0 {
+			k = withSecrets(k)
+		}
+		records = append(records, k)
 	}
 	put(t, s, records...)
 	_ = s.Close()

@@ -25,10 +25,20 @@ type model struct {
 	tenants map[string]*access.Tenant
 	keys    map[access.KeyID]*access.Key
 	blobs   map[string]string
+	uses    map[access.KeyID]access.Use
+	audit   []string // numbers and records
+	last    uint64   // number of the last; 0 if there is none
+	answers map[byte]answer
+}
+
+type answer struct {
+	expires int64
+	text    string
 }
 
 func (m *model) clone() *model {
-	return &model{maps.Clone(m.tenants), maps.Clone(m.keys), maps.Clone(m.blobs)}
+	return &model{maps.Clone(m.tenants), maps.Clone(m.keys), maps.Clone(m.blobs),
+		maps.Clone(m.uses), slices.Clone(m.audit), m.last, maps.Clone(m.answers)}
 }
 
 // testModel does random operations to the store and to maps, in transactions
@@ -39,7 +49,8 @@ func testModel(t *testing.T, open Opener) {
 	dir := t.TempDir()
 	s := open(t, dir)
 	defer func() { _ = s.Close() }()
-	m := &model{map[string]*access.Tenant{}, map[access.KeyID]*access.Key{}, map[string]string{}}
+	m := &model{tenants: map[string]*access.Tenant{}, keys: map[access.KeyID]*access.Key{}, blobs: map[string]string{},
+		uses: map[access.KeyID]access.Use{}, answers: map[byte]answer{}}
 	seen := follow(t, s)
 	for ops := 0; ops < modelOps; {
 		next := m.clone()
@@ -81,17 +92,23 @@ func (m *model) step(rnd *rand.Rand, tx store.Tx) error {
 	key := NewKey(tenant, rnd.IntN(2000))
 	key.Name = fmt.Sprint(rnd.Uint64())
 	key.Rate.Burst = rnd.Uint32()
+	switch rnd.IntN(4) {
+	case 0:
+		key = withSecrets(key)
+	case 1:
+		key.Rights = access.NewRights([]string{fmt.Sprint("p", rnd.IntN(9))}, nil)
+	}
 	_, hasTenant := m.tenants[tenant]
 	old := m.keys[key.ID]
 	var err, want error
 	switch op := rnd.IntN(100); {
-	case op < 50:
+	case op < 40:
 		want = pick(!hasTenant, store.ErrNotFound, old != nil, store.ErrExists)
 		err = tx.CreateKey(key)
 		if want == nil {
 			m.keys[key.ID] = key
 		}
-	case op < 80:
+	case op < 65:
 		want = pick(old == nil, store.ErrNotFound, false, nil)
 		if old != nil {
 			key.Tenant = old.Tenant
@@ -101,18 +118,25 @@ func (m *model) step(rnd *rand.Rand, tx store.Tx) error {
 		if want == nil {
 			m.keys[key.ID] = key
 		}
-	case op < 92:
+	case op < 74:
 		v := NewTenant(tenant)
 		v.Name = fmt.Sprint(rnd.Uint64())
 		m.tenants[tenant] = v
 		err = tx.PutTenant(v)
-	case op < 94:
+	case op < 76:
 		want = pick(!hasTenant, store.ErrNotFound, false, nil)
 		err = tx.DeleteTenant(tenant)
 		delete(m.tenants, tenant)
-		maps.DeleteFunc(m.keys, func(_ access.KeyID, k *access.Key) bool { return k.Tenant == tenant })
-	default:
+		maps.DeleteFunc(m.keys, func(id access.KeyID, k *access.Key) bool {
+			if k.Tenant == tenant {
+				delete(m.uses, id)
+			}
+			return k.Tenant == tenant
+		})
+	case op < 82:
 		err = m.blob(rnd, tx)
+	default:
+		err = m.extra(rnd, tx, key.ID)
 	}
 	if !errors.Is(err, want) || want == nil && err != nil {
 		return fmt.Errorf("got error %v, want %v", err, want)
@@ -130,6 +154,46 @@ func (m *model) blob(rnd *rand.Rand, tx store.Tx) error {
 	value[rnd.IntN(len(value))] = byte(rnd.Uint32())
 	m.blobs[name] = string(value)
 	return tx.PutBlob(name, value)
+}
+
+// extra does what is no change of a tenant or key.
+func (m *model) extra(rnd *rand.Rand, tx store.Tx, id access.KeyID) error {
+	switch rnd.IntN(6) {
+	case 0, 1:
+		u := access.Use{At: rnd.Int64(), Agent: fmt.Sprint(rnd.Uint64())}
+		if m.keys[id] != nil {
+			m.uses[id] = u
+		}
+		return tx.PutUse(id, u)
+	case 2:
+		m.last++
+		record := fmt.Sprint(rnd.Uint64())
+		m.audit = append(m.audit, fmt.Sprintf("%d %s", m.last, record))
+		return tx.PutAudit(m.last, []byte(record))
+	case 3:
+		if len(m.audit) < 10 {
+			return tx.Bury(id32(byte(rnd.IntN(256))))
+		}
+		n := rnd.IntN(len(m.audit) - 1) // the last stays
+		m.audit = m.audit[n:]
+		return tx.TrimAudit(m.last - uint64(len(m.audit)) + 1)
+	case 4:
+		n, a := byte(rnd.IntN(50)), answer{rnd.Int64N(100), fmt.Sprint(rnd.Uint64())}
+		m.answers[n] = a
+		return tx.PutAnswer(id32(n), a.expires, []byte(a.text))
+	}
+	now, size := rnd.Int64N(20), len(m.answers)
+	maps.DeleteFunc(m.answers, func(_ byte, a answer) bool { return a.expires <= now })
+	n, err := tx.TrimAnswers(now, 1000)
+	if err == nil && n != size-len(m.answers) {
+		return fmt.Errorf("%d answers were trimmed, want %d", n, size-len(m.answers))
+	}
+	return err
+}
+
+func id32(n byte) (id [32]byte) {
+	id[n%32] = n
+	return id
 }
 
 func pick(a bool, errA error, b bool, errB error) error {
@@ -162,6 +226,16 @@ func (m *model) compare(t *testing.T, s store.Store, seen *mirror) {
 			same(t, "key", got, want)
 			same(t, "followed key", seen.keys[id], want.KeyHead)
 		}
+		for id := range m.keys {
+			got, err := r.Use(id)
+			same(t, "error", err, nil)
+			same(t, "use", got, m.uses[id])
+		}
+		for n := range byte(50) {
+			expires, text, err := r.Answer(id32(n))
+			want, ok := m.answers[n]
+			same(t, "answer", []any{expires, string(text), err == nil}, []any{want.expires, want.text, ok})
+		}
 		for i := range 4 {
 			name := fmt.Sprint("b", i)
 			got, _ := r.Blob(name)
@@ -169,6 +243,7 @@ func (m *model) compare(t *testing.T, s store.Store, seen *mirror) {
 		}
 		return nil
 	})
+	same(t, "audit", auditOf(t, s, 0), append([]string(nil), m.audit...))
 	for id := range m.tenants {
 		n := 0
 		for _, k := range m.keys {

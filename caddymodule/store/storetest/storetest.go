@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"testing"
 	"time"
@@ -18,8 +19,13 @@ import (
 // called again after the store was closed and must then find what was stored.
 type Opener func(t *testing.T, dir string) store.Store
 
+// Restorer puts what Backup wrote in the place of the store that lives in dir,
+// which is closed, in the way that the backend has for it.
+type Restorer func(t *testing.T, dir string, backup []byte)
+
 // Run runs the conformance suite.
-func Run(t *testing.T, open Opener) {
+func Run(t *testing.T, open Opener, restore Restorer) {
+	t.Run("Bury", func(t *testing.T) { testBury(t, open, restore) })
 	for _, c := range []struct {
 		name string
 		test func(*testing.T, Opener)
@@ -31,6 +37,11 @@ func Run(t *testing.T, open Opener) {
 		{"Listing", testListing},
 		{"WriteWhileListing", testWriteWhileListing},
 		{"Blobs", testBlobs},
+		{"Uses", testUses},
+		{"Audit", testAudit},
+		{"Answers", testAnswers},
+		{"TenantPermissions", testTenantPermissions},
+		{"BackupCancel", testBackupCancel},
 		{"Follow", testFollow},
 		{"FollowFailures", testFollowFailures},
 		{"DeleteTenant", testDeleteTenant},
@@ -58,15 +69,18 @@ func NewTenant(id string) *access.Tenant {
 		Metadata: map[string]string{"region": "eu", "ünï": "✓"}, CreatedAt: time.Unix(1_700_000_000, 123_456_789).UTC()}
 }
 
-// NewKey returns an active key with all fields set; n makes its id and digest.
+var networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}
+
+// NewKey returns an active key with all fields set but Previous and Imported; n
+// makes its id and digest.
 func NewKey(tenant string, n int) *access.Key {
 	k := &access.Key{
 		KeyHead: access.KeyHead{Alg: 1, Status: access.StatusActive, Expires: 1_900_000_000 + int64(n), Tenant: tenant,
 			Environment: "live", Rate: access.Rate{Requests: 100, Burst: 20, Window: time.Minute},
-			Rights: access.NewRights([]string{"read", "write"}, nil)},
-		Name: fmt.Sprint("key ", n), Prefix: "ak_live_3fK9xQ",
+			Rights: access.NewRights([]string{"read", "write"}, networks)},
+		Name: fmt.Sprint("key ", n), Description: "for tests", Prefix: "ak_live_3fK9xQ",
 		Metadata: map[string]string{"n": fmt.Sprint(n)}, CreatedAt: time.Unix(1_700_000_000, int64(n)).UTC(),
-		RevokedAt: time.Time{},
+		RotatedAt: time.Unix(1_700_000_001, 0).UTC(),
 	}
 	copy(k.ID[:], fmt.Sprintf("%016d", n))
 	copy(k.Digest[:], fmt.Sprintf("digest of %d", n))
