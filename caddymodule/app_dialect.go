@@ -2,9 +2,6 @@ package caddymodule
 
 import (
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
@@ -43,9 +40,9 @@ func (a *App) dialect(name string) (*dialect.Compiled, error) {
 	if c := a.compiled[name]; c != nil {
 		return c, nil
 	}
-	d, err := preset(name)
+	d, err := presetDialect(name)
 	if err != nil {
-		return nil, a.unknownDialect(name)
+		return nil, err
 	}
 	c, err := d.Compile()
 	if err != nil {
@@ -53,21 +50,6 @@ func (a *App) dialect(name string) (*dialect.Compiled, error) {
 	}
 	a.compiled[name] = c
 	return c, nil
-}
-
-func (a *App) unknownDialect(name string) error {
-	names := slices.Sorted(maps.Keys(a.Dialects))
-	if near := nearest(name, append(names, presetNames...)); near != "" {
-		return fmt.Errorf("dialect %s is not defined: did you mean %s?", name, near)
-	}
-	return fmt.Errorf("dialect %s is not defined: add `dialect %[1]s { … }` to the global keytoll block, or name a preset: %s", name, strings.Join(presetNames, ", "))
-}
-
-// presetNames are the dialects that need no definition.
-var presetNames = []string{"audiopod", "example", "personalabs", "prosodyai", "prosopo"}
-
-func preset(name string) (*dialect.Dialect, error) {
-	return nil, fmt.Errorf("no preset %s", name)
 }
 
 // policy returns the rules for keys that the configuration sets.

@@ -19,7 +19,7 @@ func init() {
 }
 
 // gateOptions are the subdirectives of the gate.
-var gateOptions = []string{"key_from", "optional", "public", "limit", "inject", "upgrade", "keep_credential", "rate_headers", "errors", "allow_http"}
+var gateOptions = []string{"key_from", "optional", "public", "permit", "tenant_guard", "dialect", "limit", "inject", "upgrade", "keep_credential", "rate_headers", "errors", "allow_http"}
 
 // parseGate reads the gate. Rules see the path as rewritten: keytoll stands
 // after rewrite and uri in the order of directives.
@@ -28,6 +28,10 @@ var gateOptions = []string{"key_from", "optional", "public", "limit", "inject", 
 //		key_from <source...>                  # bearer | header:<Name> | basic | query:<name>
 //		optional                              # no credential: anonymous
 //		public <matcher>                      # no key needed
+//		permit <matcher> <permission...>      # one of them is needed
+//		permit openapi <file> [base <path>]   # the one of the operation
+//		tenant_guard [<matcher>] <placeholder>
+//		dialect <name>
 //		limit [<matcher>] <n>/<window> [burst <n>] [per key|tenant|address] [name <name>]
 //		inject <Header> <value>               # placeholders allowed
 //		inject -<Header>                      # not this default header
@@ -46,7 +50,9 @@ func parseGate(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	once := make(map[string]bool)
 	for h.NextBlock(0) {
 		word := h.Val()
-		if word != "public" && word != "limit" && word != "inject" {
+		switch word {
+		case "public", "permit", "tenant_guard", "limit", "inject":
+		default:
 			if once[word] {
 				return nil, h.Errf("%s is given twice", word)
 			}
@@ -71,6 +77,12 @@ func (g *Handler) parseOption(h httpcaddyfile.Helper, word string) error {
 		return flag(h.Dispenser, &g.AllowHTTP)
 	case "public":
 		return g.parsePublic(h)
+	case "permit":
+		return g.parsePermit(h)
+	case "tenant_guard":
+		return g.parseGuard(h)
+	case "dialect":
+		return g.parseGateDialect(h)
 	case "limit":
 		return g.parseLimit(h)
 	case "inject":

@@ -9,8 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/dustin/go-humanize"
 
-	"github.com/keytoll/keytoll/caddymodule/access"
-	"github.com/keytoll/keytoll/caddymodule/token"
+	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
 )
 
 func init() {
@@ -24,14 +23,29 @@ func init() {
 //		master_key {file.…}|{env.…}           # default: master.key beside the database
 //		keys {
 //			prefix <prefix> [<environment>]
+//			max_expiry <duration>
+//			default_expiry <duration>
+//			idle_expiry <duration>
+//			rotate_grace <duration>
+//			rotate_settle <duration>          # default: 1h
+//			expiry_notice <duration...>       # default: 30d 7d 1d
 //		}
+//		permission <name> [<description>] [implies <name...>]
 //		plan <name> {
 //			rate <n>/<window> [burst <n>]
+//			permissions <name...>
+//			max_keys <n>
 //		}
 //		default_plan <name>
 //		tenant <id> {
 //			name <text>
 //			plan <name>
+//			permissions <name...>
+//		}
+//		dialect <name> [<preset>] { … }       # see parseDialect
+//		dialect <name>                        # the default one
+//		audit {
+//			retain <duration>
 //		}
 //		throttle_failures <n>/<window> [burst <n>] [per <ipv4 bits> <ipv6 bits>]
 //		throttle_failures off
@@ -51,40 +65,50 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 			return nil, err
 		}
 	}
-	if err := p.checkPlans(); err != nil {
+	if err := p.checkNames(); err != nil {
 		return nil, err
 	}
 	return httpcaddyfile.App{Name: "keytoll", Value: caddyconfig.JSON(p.app, nil)}, nil
 }
 
-// appParser remembers where plans were named: they may be defined further down.
+// appParser remembers where names were used: they may be defined further down.
 type appParser struct {
-	app   *App
-	named []planUse
-	once  map[string]bool
+	app     *App
+	plans   []use
+	defined []use // permissions
+	implied []use // by permissions
+	granted []use // to plans and tenants
+	spoken  use   // the default dialect
+	once    map[string]bool
 }
 
-type planUse struct {
-	plan, file string
+// use is a name that must be defined, and where it stands.
+type use struct {
+	name, file string
 	line       int
 }
 
-func (p *appParser) use(d *caddyfile.Dispenser, plan string) {
-	p.named = append(p.named, planUse{plan, d.File(), d.Line()})
-}
+func used(d *caddyfile.Dispenser, name string) use { return use{name, d.File(), d.Line()} }
 
-func (p *appParser) checkPlans() error {
-	for _, u := range p.named {
-		if p.app.Plans[u.plan] == nil {
-			return fmt.Errorf("plan %s is not defined: add `plan %[1]s { … }` or name one of the plans, at %s:%d", u.plan, u.file, u.line)
+func (p *appParser) checkNames() error {
+	for _, u := range p.plans {
+		if p.app.Plans[u.name] == nil {
+			return fmt.Errorf("plan %s is not defined: add `plan %[1]s { … }` or name one of the plans, at %s:%d", u.name, u.file, u.line)
 		}
 	}
-	return nil
+	if p.app.Dialect != "" {
+		if _, err := namedDialect(p.app.Dialect, p.app.Dialects); err != nil {
+			return at(err, p.spoken)
+		}
+	}
+	return p.checkGranted()
 }
 
 func (p *appParser) option(d *caddyfile.Dispenser) error {
 	word := d.Val()
-	if word != "plan" && word != "tenant" {
+	switch word {
+	case "plan", "tenant", "permission", "dialect":
+	default:
 		if p.once[word] {
 			return d.Errf("%s is given twice", word)
 		}
@@ -109,16 +133,41 @@ func (p *appParser) option(d *caddyfile.Dispenser) error {
 		if err := word1(d, &p.app.DefaultPlan); err != nil {
 			return err
 		}
-		p.use(d, p.app.DefaultPlan)
+		p.plans = append(p.plans, used(d, p.app.DefaultPlan))
 		return nil
 	case "tenant":
 		return p.tenant(d)
+	case "permission":
+		return p.permission(d)
+	case "dialect":
+		return p.dialect(d)
+	case "audit":
+		return p.audit(d)
 	case "throttle_failures":
 		return p.throttle(d)
 	case "gc":
 		return p.gc(d)
 	}
-	return unrecognized(d, "storage", "master_key", "keys", "plan", "default_plan", "tenant", "throttle_failures", "gc")
+	return unrecognized(d, "storage", "master_key", "keys", "permission", "plan", "default_plan", "tenant", "dialect", "audit", "throttle_failures", "gc")
+}
+
+func (p *appParser) dialect(d *caddyfile.Dispenser) error {
+	name, dl, err := parseDialect(d, p.app.Dialects)
+	if err != nil {
+		return err
+	}
+	if dl == nil {
+		if p.app.Dialect != "" {
+			return d.Errf("the default dialect is given twice: it is %s already", p.app.Dialect)
+		}
+		p.app.Dialect, p.spoken = name, used(d, name)
+		return nil
+	}
+	if p.app.Dialects == nil {
+		p.app.Dialects = make(map[string]*dialect.Dialect)
+	}
+	p.app.Dialects[name] = dl
+	return nil
 }
 
 func (p *appParser) storage(d *caddyfile.Dispenser) error {
@@ -131,117 +180,6 @@ func (p *appParser) storage(d *caddyfile.Dispenser) error {
 		return err
 	}
 	p.app.StorageRaw = caddyconfig.JSONModuleObject(mod, "backend", name, nil)
-	return nil
-}
-
-func (p *appParser) keys(d *caddyfile.Dispenser) error {
-	if d.NextArg() {
-		return d.ArgErr()
-	}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "prefix" {
-			return unrecognized(d, "prefix")
-		}
-		args := d.RemainingArgs()
-		if len(args) != 1 && len(args) != 2 {
-			return d.Err("prefix needs the prefix and may name an environment: prefix ak_live_ live")
-		}
-		if err := token.CheckPrefix(args[0]); err != nil {
-			return d.WrapErr(err)
-		}
-		for _, q := range p.app.Prefixes {
-			if q.Prefix == args[0] {
-				return d.Errf("key prefix %s is listed twice", args[0])
-			}
-		}
-		prefix := Prefix{Prefix: args[0]}
-		if len(args) == 2 {
-			prefix.Environment = args[1]
-			if err := prefix.checkEnvironment(); err != nil {
-				return d.WrapErr(err)
-			}
-		}
-		p.app.Prefixes = append(p.app.Prefixes, prefix)
-	}
-	return nil
-}
-
-func (p *appParser) plan(d *caddyfile.Dispenser) error {
-	var name string
-	if !d.AllArgs(&name) {
-		return d.Err("plan needs a name: plan free { rate 100/1m }")
-	}
-	if access.CheckTenantID(name) != nil {
-		return d.Errf("plan name %q: want letters, digits, '_', '-' or '.'", name)
-	}
-	if p.app.Plans[name] != nil {
-		return d.Errf("plan %s is defined twice", name)
-	}
-	plan := new(Plan)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "rate" {
-			return unrecognized(d, "rate")
-		}
-		if !d.NextArg() {
-			return d.Err("rate needs a value, such as 100/1m")
-		}
-		var r Rate
-		if err := rateArgs(d, &r, func(word string) error {
-			return d.Errf("unexpected %q after the rate: want burst <n>", word)
-		}); err != nil {
-			return err
-		}
-		if len(plan.Rates) == maxPlanRates {
-			return d.Errf("a plan has at most %d rates", maxPlanRates)
-		}
-		plan.Rates = append(plan.Rates, r)
-	}
-	if p.app.Plans == nil {
-		p.app.Plans = make(map[string]*Plan)
-	}
-	p.app.Plans[name] = plan
-	return nil
-}
-
-func (p *appParser) tenant(d *caddyfile.Dispenser) error {
-	var id string
-	if !d.AllArgs(&id) {
-		return d.Err("tenant needs an id: tenant acme { plan free }")
-	}
-	if err := access.CheckTenantID(id); err != nil {
-		return d.WrapErr(err)
-	}
-	if p.app.Tenants[id] != nil {
-		return d.Errf("tenant %s is defined twice", id)
-	}
-	t := new(Tenant)
-	once := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if once[d.Val()] {
-			return d.Errf("%s is given twice", d.Val())
-		}
-		once[d.Val()] = true
-		switch d.Val() {
-		case "name":
-			if err := word1(d, &t.Name); err != nil {
-				return err
-			}
-			if err := access.CheckName(t.Name); err != nil {
-				return d.WrapErr(err)
-			}
-		case "plan":
-			if err := word1(d, &t.Plan); err != nil {
-				return err
-			}
-			p.use(d, t.Plan)
-		default:
-			return unrecognized(d, "name", "plan")
-		}
-	}
-	if p.app.Tenants == nil {
-		p.app.Tenants = make(map[string]*Tenant)
-	}
-	p.app.Tenants[id] = t
 	return nil
 }
 

@@ -82,11 +82,11 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 		return err
 	}
 	h.logger.Error("upstream failed",
-		zap.Int("status", reason.Answer().Status),
+		zap.Int("status", h.answers[reason].status),
 		zap.String("method", r.Method), zap.String("host", r.Host), zap.String("path", h.app.keys.Redact(r.URL.Path)),
 		zap.String("error", h.app.keys.Redact(err.Error())))
 	h.refusalHeaders(x.Header(), &x.Call)
-	h.writeAnswer(x, r, reason)
+	h.writeAnswer(x, r, &x.Call)
 	return nil
 }
 
@@ -154,6 +154,9 @@ func (x *exchange) WriteHeader(status int) {
 		x.done = true
 		if x.Limited {
 			x.h.headers.setInline(x, x.Header())
+		}
+		if x.Sunset != 0 {
+			setEnd(x.Header(), &x.Call)
 		}
 	}
 	x.ResponseWriter.WriteHeader(status)

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
 )
 
@@ -91,6 +93,8 @@ type Handler struct {
 	gate    *gate.Gate
 	cleaner *gate.Cleaner
 	answers [access.NumReasons]answer
+	speech  *dialect.Compiled
+	normal  bool // rules of PublicRaw look at requests
 	inject  []injector
 	headers rateHeaders
 	access  atomic.Uint32 // see logged
@@ -114,11 +118,18 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Plans: h.app.plans, DefaultPlan: h.app.plans[h.app.DefaultPlan], Throttle: h.app.throttle,
 		Client: client,
 	}
-	if h.headers, err = parseRateHeaders(h.RateHeaders); err != nil {
+	if h.speech, err = h.app.dialect(h.Dialect); err != nil {
 		return err
 	}
+	if h.headers, err = parseRateHeaders(cmp.Or(h.RateHeaders, h.speech.RateHeaders())); err != nil {
+		return err
+	}
+	h.headers.reset = h.speech.Reset()
+	if notice := h.app.KeyPolicy.notice(); len(notice) > 0 {
+		h.gate.Notice = notice[0]
+	}
 	for _, step := range []func(caddy.Context) error{
-		h.provisionSources, h.provisionPublic, h.provisionLimits, h.provisionInject, h.provisionAnswers,
+		h.provisionSources, h.provisionPublic, h.provisionPermits, h.provisionLimits, h.provisionInject, h.provisionAnswers,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -157,6 +168,9 @@ func (h *Handler) provisionSources(caddy.Context) error {
 func (h *Handler) provisionPublic(ctx caddy.Context) error {
 	if len(h.PublicRaw) == 0 {
 		return nil
+	}
+	for _, set := range h.PublicRaw {
+		h.normal = h.normal || len(set) > 0
 	}
 	match, err := loadMatch(ctx, h, "PublicRaw", h.PublicRaw)
 	if err != nil {
@@ -199,8 +213,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		e.Counts.Decisions.Observe(time.Duration(e.Limiter.Now() - c.Started))
 	}
 	if !c.Reason.LetsIn() {
+		e.Refused(&c)
 		return h.refuse(w, r, &c, &asks)
 	}
+	e.Admitted(h.gate, r, &c)
 	return h.forward(e, w, r, &c, &asks, next)
 }
 

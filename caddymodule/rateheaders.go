@@ -64,7 +64,10 @@ func checkPolicyName(s string) error {
 }
 
 // rateHeaders says which headers tell clients of their limits.
-type rateHeaders struct{ x, draft bool }
+type rateHeaders struct {
+	x, draft bool
+	reset    string // the form of X-RateLimit-Reset: epoch, seconds, iso or off
+}
 
 func parseRateHeaders(s string) (rateHeaders, error) {
 	switch s {
@@ -110,11 +113,39 @@ func (rh rateHeaders) setInline(x *exchange, h http.Header) {
 		res := &x.Result
 		h["X-Ratelimit-Limit"] = x.value(x.digits(res.Limit))
 		h["X-Ratelimit-Remaining"] = x.value(x.digits(res.Remaining))
-		reset := x.engine.Wall(x.Started).Add(res.Reset + time.Second - 1).Unix()
-		h["X-Ratelimit-Reset"] = x.value(x.digits(reset))
+		rh.setReset(x, h)
 	}
 	if x.draft != nil {
 		h["Ratelimit-Policy"], h["Ratelimit"] = x.draft.policy, x.draft.state
+	}
+}
+
+// setReset tells when the limit is whole again.
+func (rh rateHeaders) setReset(x *exchange, h http.Header) {
+	switch rh.reset {
+	case "off":
+		delete(h, "X-Ratelimit-Reset")
+		return
+	case "seconds":
+		h["X-Ratelimit-Reset"] = x.value(x.digits(int64((x.Result.Reset + time.Second - 1) / time.Second)))
+		return
+	}
+	at := x.engine.Wall(x.Started).Add(x.Result.Reset + time.Second - 1)
+	if rh.reset == "iso" {
+		h["X-Ratelimit-Reset"] = x.value(at.UTC().Truncate(time.Second).Format(time.RFC3339))
+		return
+	}
+	h["X-Ratelimit-Reset"] = x.value(x.digits(at.Unix()))
+}
+
+// setEnd tells of a secret that ends: by rotation (RFC 9745) or by its expiry
+// (RFC 8594).
+func setEnd(h http.Header, c *gate.Call) {
+	if c.Deprecated != 0 {
+		h["Deprecation"] = []string{"@" + strconv.FormatInt(c.Deprecated, 10)}
+	}
+	if c.Sunset != 0 {
+		h["Sunset"] = []string{time.Unix(c.Sunset, 0).UTC().Format(http.TimeFormat)}
 	}
 }
 

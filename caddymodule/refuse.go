@@ -1,11 +1,12 @@
 package caddymodule
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -14,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
 )
 
@@ -26,11 +28,12 @@ type answer struct {
 	status    int
 	body      []byte
 	length    []string
+	kind      []string // Content-Type
 	challenge []string // WWW-Authenticate; nil for none
+	dynamic   bool     // body lacks details that depend on the request
 }
 
 var (
-	jsonType  = []string{"application/json"}
 	noStore   = []string{"no-store"}
 	closeConn = []string{"close"}
 	allowed   = []string{"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}
@@ -44,26 +47,34 @@ func (h *Handler) provisionAnswers(caddy.Context) error {
 		return fmt.Errorf("errors %q: want inline or caddy", h.Errors)
 	}
 	for i := range h.answers {
-		row := access.Reason(i).Answer()
-		if row.Status == 0 {
+		reason := access.Reason(i)
+		if reason.LetsIn() {
 			continue
 		}
-		body, err := json.Marshal(map[string]any{"error": envelope{row.Code, row.Message}})
-		if err != nil {
-			return err
-		}
-		body = append(body, '\n')
+		out := h.speech.Refusal(reason)
 		h.answers[i] = answer{
-			status: row.Status, body: body, length: []string{strconv.Itoa(len(body))},
-			challenge: h.challenge(row.Challenge),
+			status: out.Status, body: out.Body, length: []string{strconv.Itoa(len(out.Body))},
+			kind: []string{out.ContentType}, challenge: h.challenge(reason.Answer().Challenge), dynamic: out.Dynamic,
 		}
 	}
 	return nil
 }
 
-type envelope struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
+const insufficient = `, error="insufficient_scope"`
+
+// scoped returns a challenge with the permissions that a request needs one of
+// (RFC 6750, section 3).
+func scoped(challenge, needed []string) []string {
+	if len(needed) == 0 {
+		return challenge
+	}
+	out := slices.Clone(challenge)
+	for i, c := range out {
+		if strings.HasSuffix(c, insufficient) {
+			out[i] = c + `, scope="` + strings.Join(needed, " ") + `"`
+		}
+	}
+	return out
 }
 
 // challenge names every scheme the gate accepts (RFC 9110, section 11.6.1).
@@ -71,17 +82,20 @@ func (h *Handler) challenge(c access.Challenge) []string {
 	if c == access.ChallengeNone {
 		return nil
 	}
-	bearer := `Bearer realm="api"`
+	realm := `realm="` + h.speech.Realm() + `"`
+	bearer := "Bearer " + realm
 	switch c {
 	case access.ChallengeInvalidRequest:
 		bearer += `, error="invalid_request"`
 	case access.ChallengeInvalidToken:
 		bearer += `, error="invalid_token"`
+	case access.ChallengeScope:
+		bearer += insufficient
 	}
 	out := []string{bearer}
 	for _, s := range h.gate.Sources {
 		if s.Kind == gate.Basic {
-			out = append(out, `Basic realm="api", charset="UTF-8"`)
+			out = append(out, "Basic "+realm+`, charset="UTF-8"`)
 		}
 	}
 	return out
@@ -107,7 +121,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, a
 	if h.Errors == "caddy" {
 		return caddyhttp.HandlerError{StatusCode: h.answers[c.Reason].status, Err: errors.New(c.Reason.Answer().Code)}
 	}
-	h.writeAnswer(w, r, c.Reason)
+	h.writeAnswer(w, r, c)
 	return nil
 }
 
@@ -136,7 +150,12 @@ func (h *Handler) refusalHeaders(header http.Header, c *gate.Call) {
 	if a.challenge != nil {
 		header["Www-Authenticate"] = a.challenge
 	}
+	if c.Sunset != 0 {
+		setEnd(header, c)
+	}
 	switch c.Reason {
+	case access.Forbidden:
+		header["Www-Authenticate"] = scoped(a.challenge, c.Needed)
 	case access.MethodNotAllowed:
 		header["Allow"] = allowed
 	case access.Unavailable, access.UpstreamBusy:
@@ -149,15 +168,54 @@ func (h *Handler) refusalHeaders(header http.Header, c *gate.Call) {
 }
 
 // writeAnswer writes status and body. A HEAD gets the headers alone.
-func (h *Handler) writeAnswer(w http.ResponseWriter, r *http.Request, reason access.Reason) {
-	a := &h.answers[reason]
+func (h *Handler) writeAnswer(w http.ResponseWriter, r *http.Request, c *gate.Call) {
+	a := &h.answers[c.Reason]
+	body, length := a.body, a.length
+	if a.dynamic {
+		body = h.speech.RefusalBody(c.Reason, h.details(c))
+		length = []string{strconv.Itoa(len(body))}
+	}
 	header := w.Header()
-	header["Content-Type"] = jsonType
-	header["Content-Length"] = a.length
+	header["Content-Type"] = a.kind
+	header["Content-Length"] = length
 	w.WriteHeader(a.status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(a.body)
+		_, _ = w.Write(body)
 	}
+}
+
+// details are what a body may tell of the request.
+func (h *Handler) details(c *gate.Call) dialect.Values {
+	v := dialect.Values{Header: h.keyHeader(), Permission: strings.Join(c.Needed, " ")}
+	if c.Record != nil {
+		v.KeyID = c.Record.ID.String()
+		if c.Reason == access.Expired {
+			v.ExpiredAt = time.Unix(c.Record.Expires(), 0).UTC().Format(time.RFC3339)
+		}
+	}
+	switch c.Reason {
+	case access.Throttled:
+		v.RetryAfter = wholeSeconds(c.Retry)
+	case access.RateLimited:
+		v.RetryAfter, v.Limit = wholeSeconds(c.Result.Retry), c.Result.Limit
+	case access.Unavailable, access.UpstreamBusy:
+		v.RetryAfter = 1
+	}
+	return v
+}
+
+// keyHeader returns the header in which a key is wanted: that of the first
+// source that is one.
+func (h *Handler) keyHeader() string {
+	for _, s := range h.gate.Sources {
+		switch s.Kind {
+		case gate.Bearer, gate.Basic:
+			return "Authorization"
+		case gate.Header:
+			return s.Name
+		}
+	}
+	return ""
 }
 
 // releaseBody keeps a client from holding the connection with a body nobody
