@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ type kit struct {
 	perms    *access.Permissions
 	policy   registrar.Policy
 	byName   map[string]*access.Plan
+	mu       sync.Mutex // guards events and data
 	events   []string
 	data     []map[string]any
 }
@@ -62,8 +64,10 @@ func openKit(t testing.TB, path string) *kit {
 		Policy:   func() registrar.Policy { return k.policy },
 
 		Permissions: func() *access.Permissions { return k.perms },
-		Now:      func() time.Time { return k.now },
+		Now:         func() time.Time { return k.now },
 		OnEvent: func(name string, data map[string]any) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
 			k.events, k.data = append(k.events, name), append(k.data, data)
 		},
 	})
