@@ -1,0 +1,122 @@
+package importer_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/importer"
+	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	"github.com/keytoll/keytoll/caddymodule/store"
+	"github.com/keytoll/keytoll/caddymodule/store/boltstore"
+	"github.com/keytoll/keytoll/caddymodule/token"
+)
+
+// newRegistrar returns one on a real store, that finds digests in memory.
+func newRegistrar(t testing.TB) *registrar.Registrar {
+	b, err := boltstore.New(boltstore.Options{Path: filepath.Join(t.TempDir(), "keytoll.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	var mu sync.Mutex
+	digests := map[[32]byte]access.KeyID{}
+	err = s.Follow(t.Context(), func(c store.Change) {
+		if c.Key != nil {
+			mu.Lock()
+			digests[c.Key.Digest] = c.Key.ID
+			mu.Unlock()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	master := s.(*boltstore.Store).Master()
+	return registrar.New(registrar.Options{
+		Store: s, Master: master, Digester: token.NewDigester(master),
+		Prefixes: func() []registrar.Prefix { return []registrar.Prefix{{Text: "kt_"}} },
+		Find: func(d [32]byte) (access.KeyID, bool) {
+			mu.Lock()
+			defer mu.Unlock()
+			id, ok := digests[d]
+			return id, ok
+		},
+	})
+}
+
+func sinkOf(r *registrar.Registrar, o registrar.ImportOptions) func(context.Context, []registrar.ImportKey) ([]registrar.ImportResult, error) {
+	return func(ctx context.Context, keys []registrar.ImportKey) ([]registrar.ImportResult, error) {
+		return r.Import(ctx, keys, o)
+	}
+}
+
+// A dry run changes nothing, and a second run of a file finds all of it there.
+func TestImportTwice(t *testing.T) {
+	r := newRegistrar(t)
+	sum := sha256.Sum256([]byte("sk_one_0123456789"))
+	file := "tenant,key,sha256,hash,hint,last_used_at,rate\n" +
+		"acme,sk_plain_0123456789,,,,2024-01-01,5/1m\n" +
+		"acme,," + hex.EncodeToString(sum[:]) + ",,,,\n" +
+		"beta,,,$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW,sk_,,\n" +
+		"beta,sk_plain_0123456789,,,,,\n" + // of another tenant
+		"acme,sk_plain_0123456789,,,,,\n" + // twice in the file
+		"acme,short,,,,,\n"
+	steps := []struct {
+		o    registrar.ImportOptions
+		want importer.Report
+	}{
+		{registrar.ImportOptions{}, importer.Report{Lines: 7, Refused: 6}},
+		{registrar.ImportOptions{DryRun: true, CreateTenants: true}, importer.Report{Lines: 7, Created: 3, Skipped: 1, Refused: 2}},
+		{registrar.ImportOptions{}, importer.Report{Lines: 7, Refused: 6}},
+		{registrar.ImportOptions{CreateTenants: true}, importer.Report{Lines: 7, Created: 3, Skipped: 1, Refused: 2}},
+		{registrar.ImportOptions{CreateTenants: true}, importer.Report{Lines: 7, Skipped: 4, Refused: 2}},
+	}
+	for i, step := range steps {
+		var refused []importer.Refusal
+		report, err := importer.Run(t.Context(), strings.NewReader(file), importer.Options{Sink: sinkOf(r, step.o),
+			Refused: func(f importer.Refusal) { refused = append(refused, f) }})
+		if err != nil || report != step.want {
+			t.Errorf("step %d: %+v, %v, want %+v\n%+v", i, report, err, step.want, refused)
+		}
+		for _, f := range refused {
+			if strings.Contains(f.Message, "0123456789") || f.Line < 2 || f.Line > 7 {
+				t.Errorf("step %d: %+v", i, f)
+			}
+		}
+	}
+}
+
+// BenchmarkImport is a file of hashed keys from its text to the disk.
+func BenchmarkImport(b *testing.B) {
+	for _, n := range []int{20_000, 200_000} {
+		var file strings.Builder
+		file.WriteString("tenant,sha256,name,permissions\n")
+		for i := range n {
+			sum := sha256.Sum256(fmt.Append(nil, "key ", i))
+			fmt.Fprintf(&file, "tenant-%d,%x,laptop,read write\n", i%100, sum)
+		}
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				r := newRegistrar(b)
+				b.StartTimer()
+				report, err := importer.Run(b.Context(), strings.NewReader(file.String()),
+					importer.Options{Sink: sinkOf(r, registrar.ImportOptions{CreateTenants: true})})
+				if err != nil || report.Created != n {
+					b.Fatal(report, err)
+				}
+			}
+			b.ReportMetric(float64(b.N)*float64(n)/b.Elapsed().Seconds(), "keys/s")
+		})
+	}
+}
