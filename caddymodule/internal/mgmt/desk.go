@@ -82,6 +82,7 @@ type visit struct {
 	desk   *registrar.Desk
 	action string
 	id     access.KeyID // zero, which is nobody's, where the path has none of ours
+	plan   string       // name of the caller's plan, if the answer shows it
 }
 
 // ServeHTTP implements http.Handler.
@@ -126,7 +127,11 @@ func (v *visit) serve() {
 		return
 	}
 	v.desk = reg.Desk(v.caller.Key, access.Actor{Kind: access.ActorKey, Key: v.caller.Key.String(), Address: v.caller.Address})
-	if err := routesOfDesk[v.action](v); err != nil {
+	err = v.readPlan()
+	if err == nil {
+		err = routesOfDesk[v.action](v)
+	}
+	if err != nil {
 		v.fail(err)
 	}
 }

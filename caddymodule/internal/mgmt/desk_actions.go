@@ -40,11 +40,7 @@ func (v *visit) rotate() error {
 // issued answers with a key and its secret, and without its last use: a
 // repeated answer is the same.
 func (v *visit) issued(i *registrar.Issued) error {
-	plan, err := v.plan()
-	if err != nil {
-		return err
-	}
-	v.write(v.o.Dialect.Key(v.action, dialect.KeyView{Key: i.Key, Secret: i.Secret.Reveal(), Plan: plan}))
+	v.write(v.o.Dialect.Key(v.action, dialect.KeyView{Key: i.Key, Secret: i.Secret.Reveal(), Plan: v.plan}))
 	return nil
 }
 
@@ -70,13 +66,9 @@ func (v *visit) list() error {
 	if err != nil {
 		return err
 	}
-	plan, err := v.plan()
-	if err != nil {
-		return err
-	}
 	views := make([]dialect.KeyView, 0, len(page))
 	for _, k := range page {
-		views = append(views, v.view(k, plan))
+		views = append(views, v.view(k))
 	}
 	v.link(q, next)
 	v.write(v.o.Dialect.List(views))
@@ -150,40 +142,36 @@ func (v *visit) key(k *access.Key, err error) error {
 	if err != nil {
 		return err
 	}
-	plan, err := v.plan()
-	if err != nil {
-		return err
-	}
 	if v.action == dialect.Revoke {
-		v.write(v.o.Dialect.Revoke(v.view(k, plan)))
+		v.write(v.o.Dialect.Revoke(v.view(k)))
 		return nil
 	}
-	v.write(v.o.Dialect.Key(v.action, v.view(k, plan)))
+	v.write(v.o.Dialect.Key(v.action, v.view(k)))
 	return nil
 }
 
-func (v *visit) view(k *access.Key, plan string) dialect.KeyView {
-	view := dialect.KeyView{Key: k, Plan: plan}
+func (v *visit) view(k *access.Key) dialect.KeyView {
+	view := dialect.KeyView{Key: k, Plan: v.plan}
 	if v.o.Use != nil {
 		view.Use = v.o.Use(k.ID)
 	}
 	return view
 }
 
-// plan returns the name of the plan that the caller's tenant has, if the answer
-// shows it.
-func (v *visit) plan() (string, error) {
-	if !slices.Contains(v.o.Dialect.Shape(v.action).Members, "plan") {
-		return "", nil
+// readPlan notes the name of the plan that the caller's tenant has, if the
+// answer shows it. It comes before the action, which may end the caller.
+func (v *visit) readPlan() error {
+	if v.action == dialect.Me || !slices.Contains(v.o.Dialect.Shape(v.action).Members, "plan") {
+		return nil
 	}
 	me, err := v.desk.Me(v.r.Context())
 	if err != nil {
-		return "", err
+		return err
 	}
-	if me.Plan == nil {
-		return me.Tenant.Plan, nil
+	if v.plan = me.Tenant.Plan; me.Plan != nil {
+		v.plan = me.Plan.Name
 	}
-	return me.Plan.Name, nil
+	return nil
 }
 
 // value returns what p points to, or nothing.

@@ -3,57 +3,15 @@ package mgmt_test
 import (
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
-	"github.com/keytoll/keytoll/caddymodule/store"
-	"github.com/keytoll/keytoll/caddymodule/store/boltstore"
-	"github.com/keytoll/keytoll/caddymodule/token"
 )
-
-// door is an operator door on a real store.
-type door struct {
-	t       *testing.T
-	handler *mgmt.Handler
-	store   store.Store
-	client  *mgmt.Client
-}
-
-func newDoor(t *testing.T) *door {
-	t.Helper()
-	b, err := boltstore.New(boltstore.Options{Path: filepath.Join(t.TempDir(), "keytoll.db")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := b.Open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	master := s.(*boltstore.Store).Master()
-	reg := registrar.New(registrar.Options{Store: s, Digester: token.NewDigester(master), Master: master,
-		Prefixes: func() []registrar.Prefix { return []registrar.Prefix{{Text: "ak_live_", Environment: "live"}} },
-		Plans:    func() []string { return []string{"pro"} },
-	})
-	d := &door{t: t, store: s}
-	d.handler = mgmt.NewHandler(func() (*registrar.Registrar, error) { return reg, nil },
-		func() any { return map[string]int{"keys": 7} })
-	d.client = &mgmt.Client{Do: func(method, path string, h http.Header, body io.Reader) (*http.Response, error) {
-		r := httptest.NewRequest(method, path, body)
-		r.Header = h
-		w := httptest.NewRecorder()
-		d.handler.ServeHTTP(w, r)
-		return w.Result(), nil
-	}}
-	return d
-}
 
 func (d *door) send(method, path, body string, header ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, strings.NewReader(body))
