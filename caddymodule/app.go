@@ -238,7 +238,7 @@ func (a *App) seed(reg *registrar.Registrar, st store.Store) error {
 		if t == nil {
 			t = new(Tenant)
 		}
-		if err := reg.EnsureTenant(ctx, registrar.CreateTenantRequest{ID: id, Name: t.Name, Plan: t.Plan}); err != nil {
+		if err := reg.EnsureTenant(ctx, registrar.CreateTenantRequest{ID: id, Name: t.Name, Plan: t.Plan, Permissions: t.Permissions}); err != nil {
 			return fmt.Errorf("creating tenant %s: %w", id, err)
 		}
 	}
@@ -261,26 +261,16 @@ func (a *App) newRegistrar(e *engine.Engine) *registrar.Registrar {
 	return registrar.New(registrar.Options{
 		Store:    e.Store,
 		Digester: e.Digester,
+		Master:   e.Master,
 		Prefixes: a.registrarPrefixes,
 		Plans:    a.planNames,
+		Plan:     a.planOf,
+		Policy:   a.policy,
+		Find:     e.Index.Find,
 		OnEvent:  a.emit,
+
+		Permissions: func() *access.Permissions { return a.permissions },
 	})
-}
-
-func (a *App) registrarPrefixes() []registrar.Prefix {
-	ps := make([]registrar.Prefix, len(a.Prefixes))
-	for i, p := range a.Prefixes {
-		ps[i] = registrar.Prefix{Text: p.Prefix, Environment: p.Environment}
-	}
-	return ps
-}
-
-func (a *App) planNames() []string {
-	names := make([]string, 0, len(a.plans))
-	for n := range a.plans {
-		names = append(names, n)
-	}
-	return names
 }
 
 // emit hands an event to Caddy's events app.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
@@ -185,4 +186,29 @@ func (a *App) provisionThrottle() error {
 	}
 	a.throttle = gate.Throttle{Rate: rate, V4Bits: t.IPv4Bits, V6Bits: t.IPv6Bits}
 	return nil
+}
+
+func (a *App) registrarPrefixes() []registrar.Prefix {
+	ps := make([]registrar.Prefix, len(a.Prefixes))
+	for i, p := range a.Prefixes {
+		ps[i] = registrar.Prefix{Text: p.Prefix, Environment: p.Environment}
+	}
+	return ps
+}
+
+func (a *App) planNames() []string {
+	names := make([]string, 0, len(a.plans))
+	for n := range a.plans {
+		names = append(names, n)
+	}
+	return names
+}
+
+// planOf returns the plan of a name, the default plan for "" and for one that
+// is not configured, or nil.
+func (a *App) planOf(name string) *access.Plan {
+	if p := a.plans[name]; p != nil {
+		return p
+	}
+	return a.plans[a.DefaultPlan]
 }

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -202,6 +203,9 @@ func checkPermissions(known *access.Permissions, list []string) error {
 // unknownPermission is the error for a permission that is not configured, with
 // the one that was likely meant.
 func unknownPermission(known *access.Permissions, name string) error {
+	if strings.HasSuffix(name, "*") {
+		return fmt.Errorf("permission %s covers none of the defined ones", name)
+	}
 	var names []string
 	for _, p := range known.List() {
 		names = append(names, p.Name)
