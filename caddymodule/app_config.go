@@ -203,12 +203,3 @@ func (a *App) planNames() []string {
 	}
 	return names
 }
-
-// planOf returns the plan of a name, the default plan for "" and for one that
-// is not configured, or nil.
-func (a *App) planOf(name string) *access.Plan {
-	if p := a.plans[name]; p != nil {
-		return p
-	}
-	return a.plans[a.DefaultPlan]
-}
