@@ -1,9 +1,18 @@
-// Package mgmt is the JSON management API over a registrar, and the Go client
-// that the command line uses. All bodies are JSON objects; all errors are
+// Package mgmt is the management API over a registrar: two doors to one core.
+//
+// Handler is the operator's, for all tenants; Client is its Go client, which the
+// command line uses. Its bodies are JSON objects; all its errors are
 //
 //	{"error":{"code":"not_found","message":"there is no tenant \"acme\"","field":"tenant","hint":"caddy keytoll tenants create acme"}}
 //
 // where field and hint may be missing. Times are RFC 3339 in UTC. A list is
 // {"keys":[…],"next":"…"}; its next page is asked for with ?cursor=, and the
-// same link stands in the Link header. No answer may be cached.
+// same link stands in the Link header. A page may be short or empty and have a
+// next one. Exports and imports are one JSON object a line; see Line.
+//
+// Desk is the tenant's, for the keys of the caller's own tenant, in the words
+// of a dialect. Of a key id that is another tenant's, nobody's, or no id at
+// all, it says the same, byte for byte.
+//
+// No answer of either may be cached.
 package mgmt

@@ -47,7 +47,7 @@ func (l *loading) line(at int, text []byte) error {
 	var line Line
 	err := l.read(at, text, &line)
 	if err == nil && line.Type == lineTenant {
-		if err = l.flush(); err != nil { // the keys before it may not need it, but order is order
+		if err = l.flush(); err != nil {
 			return err
 		}
 		err = l.tenant(&line)

@@ -25,6 +25,7 @@ type door struct {
 	handler *mgmt.Handler
 	store   store.Store
 	reg     *registrar.Registrar
+	sum     func(string) [32]byte // the installation's digest of a secret
 	client  *mgmt.Client
 }
 
@@ -62,7 +63,7 @@ func (d *door) open() {
 		d.t.Fatal(err)
 	}
 	master := s.(*boltstore.Store).Master()
-	d.store = s
+	d.store, d.sum = s, token.NewDigester(master).Sum
 	d.reg = registrar.New(registrar.Options{Store: s, Digester: token.NewDigester(master), Master: master,
 		Prefixes:    func() []registrar.Prefix { return []registrar.Prefix{{Text: "ak_live_", Environment: "live"}} },
 		Plans:       func() []string { return []string{"pro"} },

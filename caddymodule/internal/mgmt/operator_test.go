@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http/httptest"
 	"net/netip"
@@ -184,6 +185,19 @@ func TestExportAndImport(t *testing.T) {
 	}
 	if _, err := d.client.Tenant("acme"); err == nil {
 		t.Error("a dry run made a tenant")
+	}
+	sum := d.sum("ak_live_moved")
+	moved := fmt.Sprintf(`{"keytoll_export":1,"installation":"0123"}
+{"type":"tenant","id":"moved","status":"suspended","permissions":["read"]}
+{"type":"key","id":"key_00000000000000ab","tenant":"moved","digest":"%x","alg":1,"prefix":"ak_live_mo"}`, sum)
+	if r, err := d.client.ImportLines([]byte(moved), mgmt.ImportOptions{}); err != nil || r.Created != 1 || len(r.Errors) != 0 {
+		t.Errorf("an export of this installation: %+v, %v", r, err)
+	}
+	if tn, err := d.client.Tenant("moved"); err != nil || tn.Status != "suspended" || len(tn.Permissions) != 1 {
+		t.Errorf("moved tenant %+v, %v", tn, err)
+	}
+	if k, err := d.client.RevokeSecret("ak_live_moved"); err != nil || k.ID != "key_00000000000000ab" || k.Prefix != "ak_live_mo" {
+		t.Errorf("moved key %+v, %v", k, err)
 	}
 	foreign := strings.Replace(file.String(), `"0123"`, `"4567"`, 1)
 	if r, err := d.client.ImportLines([]byte(foreign), mgmt.ImportOptions{}); err != nil || r.Created != 0 || len(r.Errors) != 2 || r.Errors[0].Field != "digest" {
