@@ -1,0 +1,81 @@
+package caddymodule
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/engine"
+	"github.com/keytoll/keytoll/caddymodule/internal/foreign"
+	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	"github.com/keytoll/keytoll/caddymodule/token"
+)
+
+// sweepEvery is how often what time asks for is looked at: keys that nobody
+// uses, expiries to tell of, answers and audit entries that are too old.
+const sweepEvery = time.Hour
+
+// jobs is the work that an app does beside requests.
+type jobs struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// startJobs makes the engine store what requests leave behind through this
+// app's registrar, and sweeps until the returned jobs are stopped.
+func (a *App) startJobs(e *engine.Engine, reg *registrar.Registrar) *jobs {
+	e.Hooks(engine.Hooks{
+		RecordUses: func(uses map[access.KeyID]access.Use) error {
+			return a.logged("storing last uses", reg.RecordUses(context.Background(), uses))
+		},
+		OnAdopt: func(id access.KeyID, alg uint8, was [32]byte, secret token.Secret) error {
+			return a.logged("adopting an imported key", reg.Adopt(context.Background(), id, alg, was, secret))
+		},
+		OnSettled: func(id access.KeyID) error {
+			return a.logged("ending a rotated secret", reg.SettleRotation(context.Background(), id))
+		},
+		Verify: verifyForeign,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	j := &jobs{cancel, make(chan struct{})}
+	go func() {
+		defer close(j.done)
+		tick := time.NewTicker(sweepEvery)
+		defer tick.Stop()
+		for {
+			if err := reg.Sweep(ctx); err != nil && ctx.Err() == nil {
+				_ = a.logged("sweeping", err)
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return j
+}
+
+// stop waits for the work that is under way.
+func (j *jobs) stop() {
+	if j != nil {
+		j.cancel()
+		<-j.done
+	}
+}
+
+func (a *App) logged(what string, err error) error {
+	if err != nil {
+		a.logger.Error(what, zap.Error(err))
+	}
+	return err
+}
+
+// verifyForeign reports whether text is what another product's hash was made
+// of.
+func verifyForeign(hash, text string) bool {
+	h, err := foreign.Parse(hash)
+	return err == nil && h.Verify(text)
+}
