@@ -10,6 +10,7 @@ import (
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/limit"
 	"github.com/keytoll/keytoll/caddymodule/store"
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
@@ -108,20 +109,16 @@ func newRig(t testing.TB) *rig {
 		t.Fatal(err)
 	}
 	r.Engine = e
+	r.Limiter = limit.New(limit.Options{Now: func() int64 { return (r.now.Load() - rigStart) * int64(time.Second) }})
 	r.gate = &gate.Gate{Sources: []gate.Source{{Kind: gate.Bearer}}, AllowHTTP: true, Now: r.time}
 	r.put(nil)
 	t.Cleanup(func() { _ = r.Close() })
 	return r
 }
 
-// time is in the middle of a second: the limiter's clock, which Wall counts by, is a real one.
-func (r *rig) time() time.Time { return time.Unix(r.now.Load(), 5e8) }
+func (r *rig) time() time.Time { return time.Unix(r.now.Load(), 0) }
 
-// advance sets the clock, also for Wall.
-func (r *rig) advance(seconds int64) {
-	r.now.Add(seconds)
-	r.walled.Store(0)
-}
+func (r *rig) advance(seconds int64) { r.now.Add(seconds) }
 
 // put stores a key, or the tenant, as an update does.
 func (r *rig) put(k *access.KeyHead) {

@@ -118,7 +118,7 @@ func TestTouchAndAgent(t *testing.T) {
 	}
 	r.Admitted(g, req, new(gate.Call)) // nobody's
 	r.advance(60)
-	r.Touch(r.Index.ByID(k.ID), 0, netip.MustParseAddr("192.0.2.1"), "x")
+	r.Touch(r.Index.ByID(k.ID), r.Limiter.Now(), netip.MustParseAddr("192.0.2.1"), "x")
 	if u := r.last(t, k.ID); u.Agent != "x" || u.Address.String() != "192.0.2.1" {
 		t.Errorf("%+v", u)
 	}
