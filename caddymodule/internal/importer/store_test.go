@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/importer"
@@ -93,6 +94,40 @@ func TestImportTwice(t *testing.T) {
 				t.Errorf("step %d: %+v", i, f)
 			}
 		}
+	}
+}
+
+// What became of a key here outlives its file: a second run brings neither a
+// revoked key back nor the secret that a rotation replaced, nor one that was
+// adopted.
+func TestImportAfterwards(t *testing.T) {
+	r := newRegistrar(t)
+	texts := []string{"sk_revoked_0123456789", "sk_rotated_0123456789", "sk_adopted_0123456789"}
+	sum := sha256.Sum256([]byte(texts[2]))
+	file := "tenant,key,sha256\nacme," + texts[0] + ",\nacme," + texts[1] + ",\nacme,," + hex.EncodeToString(sum[:]) + "\n"
+	var ids []access.KeyID
+	sink := sinkOf(r, registrar.ImportOptions{CreateTenants: true})
+	o := importer.Options{Sink: func(ctx context.Context, keys []registrar.ImportKey) ([]registrar.ImportResult, error) {
+		results, err := sink(ctx, keys)
+		for _, res := range results {
+			ids = append(ids, res.ID)
+		}
+		return results, err
+	}}
+	if report, err := importer.Run(t.Context(), strings.NewReader(file), o); err != nil || report.Created != 3 {
+		t.Fatal(report, err)
+	}
+	if _, err := r.RevokeKey(t.Context(), ids[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.RotateKey(t.Context(), ids[1], registrar.RotateRequest{Grace: new(time.Duration)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Adopt(t.Context(), ids[2], 2, sum, token.Wrap(texts[2])); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := importer.Run(t.Context(), strings.NewReader(file), o); err != nil || report.Created != 0 || report.Skipped+report.Refused != 3 {
+		t.Errorf("the second run: %+v, %v", report, err)
 	}
 }
 
