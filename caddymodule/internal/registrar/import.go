@@ -122,6 +122,7 @@ type importing struct {
 	bounds map[string]*bounds
 	batch  map[[32]byte]access.KeyID // digests of this import
 	made   map[string]int            // keys that count, by tenant
+	unseen bool                      // one was made before now, and nobody knows whether it is used
 }
 
 // add stores one key, skips it, or returns an *Error that refuses it.
@@ -154,6 +155,7 @@ func (m *importing) add(ctx context.Context, in *ImportKey, out *ImportResult) e
 		m.made[k.Tenant]++
 	}
 	if in.LastUsed.IsZero() {
+		m.unseen = m.unseen || !in.Created.IsZero()
 		return nil
 	}
 	return m.tx.PutUse(k.ID, access.Use{At: in.LastUsed.Unix()})
@@ -250,6 +252,9 @@ func (m *importing) finish(ctx context.Context, results []ImportResult) error {
 	if tenants := slices.Collect(maps.Keys(m.made)); len(tenants) == 1 {
 		a.tenant = tenants[0]
 	}
-	// What was never seen here is idle from now on, not from its creation.
-	return errors.Join(m.r.record(ctx, m.tx, a), changeSweep(m.tx, func(s *sweepState) { s.Uses = m.r.now().Unix() }))
+	return errors.Join(m.r.record(ctx, m.tx, a), changeSweep(m.tx, func(s *sweepState) {
+		if m.unseen { // idle from now on, not from its creation
+			s.Uses = m.r.now().Unix()
+		}
+	}))
 }
