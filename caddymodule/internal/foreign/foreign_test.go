@@ -38,7 +38,11 @@ func TestVerify(t *testing.T) {
 			if !h.Verify(tt.text) || !Verify(tt.hash, tt.text) {
 				t.Error("the right text is refused")
 			}
-			for _, wrong := range []string{"", tt.text + "x", tt.text[1:], strings.ToUpper(tt.text) + "!", tt.text + "\x00", tt.text + "\x00" + tt.text} {
+			texts := []string{tt.text + "x", tt.text[1:], "", tt.text + "\x00", tt.text + "\x00" + tt.text}
+			if h.Memory() > 1<<20 {
+				texts = texts[:1]
+			}
+			for _, wrong := range texts {
 				if h.Verify(wrong) {
 					t.Errorf("%q passes", wrong)
 				}
