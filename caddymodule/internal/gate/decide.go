@@ -118,29 +118,30 @@ type Gate struct {
 // Call is one request on its way through a gate: what Decide is told and what
 // it finds out.
 type Call struct {
-	Secure  bool  // TLS, loopback or a unix socket
 	Started int64 // the limiter's time
+	Secure  bool  // TLS, loopback or a unix socket
 
 	Reason    access.Reason
-	Record    *index.Record // nil unless the secret was right
-	Tenant    *index.Tenant // nil unless the secret was right
-	Result    limit.Result  // of the limits; valid if Limited
-	Limited   bool          // at least one limit is about the request
-	Retry     time.Duration // of a throttled client
-	Throttled bool          // this very request exhausted its address's failures
+	Limited   bool // at least one limit is about the request
+	Throttled bool // this very request exhausted its address's failures
+	Old       bool // it came with a secret that was rotated away
+	Slow      bool // State.Foreign was asked
 
-	Needed     []string // permissions of which the request needs one; see Permit
-	Old        bool     // it came with a secret that was rotated away
-	Deprecated int64    // unix second of the rotation, if Old; 0 is none
-	Sunset     int64    // unix second at which the secret ends, if Old or within the notice; 0 is none
-	Slow       bool     // State.Foreign was asked
+	looked bool  // for the address
+	alg    uint8 // of the digest that the secret was found by
+
+	Record     *index.Record // nil unless the secret was right
+	Tenant     *index.Tenant // nil unless the secret was right
+	Result     limit.Result  // of the limits; valid if Limited
+	Retry      time.Duration // of a throttled client
+	Needed     []string      // permissions of which the request needs one; see Permit
+	Deprecated int64         // unix second of the rotation, if Old; 0 is none
+	Sunset     int64         // unix second at which the secret ends, if Old or within the notice; 0 is none
 
 	mark    uint64 // first bytes of our digest of the secret
 	found   uint64 // those of the digest it was found by
 	foreign *foreign
-	alg     uint8      // of the digest it was found by
 	address netip.Addr // see Gate.Address
-	looked  bool       // for the address
 }
 
 // Address returns the address of the client; the zero Addr if it has none.
