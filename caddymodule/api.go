@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"path"
@@ -26,7 +27,8 @@ func init() {
 // of the product's own documentation. It is a gate of its own: a request needs
 // a good key, within its limits.
 type API struct {
-	// What is served: `keys`, or `me` for what a key can learn of itself.
+	// What is served: `keys`, `me` for what a key can learn of itself, or `leaks`
+	// for the messages of secret-scanning programmes, which need no key.
 	Kind string `json:"kind"`
 
 	// The path it is served at, without a slash at the end. Requests that are not
@@ -45,6 +47,10 @@ type API struct {
 	// injected headers have no meaning here. Default: as a gate has them.
 	Gate *Handler `json:"gate,omitempty"`
 
+	// The public keys of a secret-scanning programme, for leaks: PEM files by
+	// identifier. Required there.
+	PublicKeys map[string]string `json:"public_keys,omitempty"`
+
 	logger *zap.Logger
 	desk   http.Handler
 }
@@ -53,6 +59,10 @@ type API struct {
 func (*API) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.keytoll_api", New: func() caddy.Module { return new(API) }}
 }
+
+const kindLeaks = "leaks"
+
+var apiKinds = []string{mgmt.DeskKeys, mgmt.DeskMe, kindLeaks}
 
 // apiActions are what a key can be required to have a permission for.
 var apiActions = []string{"create", "list", "get", "update", "rotate", "revoke"}
@@ -73,6 +83,9 @@ func (a *API) Provision(ctx caddy.Context) error {
 	if err := a.check(); err != nil {
 		return err
 	}
+	if a.Kind == kindLeaks {
+		return a.provisionLeaks(ctx)
+	}
 	if a.Gate == nil {
 		a.Gate = new(Handler)
 	}
@@ -80,10 +93,9 @@ func (a *API) Provision(ctx caddy.Context) error {
 		return err
 	}
 	app := a.Gate.app
-	require, err := a.requirements(app.permissions)
-	if err != nil {
-		return err
-	}
+	require := a.requirements()
+	// A gate's API description may bring permissions, whichever handler is first.
+	app.atStart = append(app.atStart, func() error { return a.checkRequirements(app.permissions, require) })
 	words, err := app.dialect(a.Gate.Dialect)
 	if err != nil {
 		return err
@@ -99,11 +111,14 @@ func (a *API) Provision(ctx caddy.Context) error {
 }
 
 func (a *API) check() error {
-	if a.Kind != "keys" && a.Kind != "me" {
-		return fmt.Errorf("kind %q: want keys or me", a.Kind)
+	if !slices.Contains(apiKinds, a.Kind) {
+		return fmt.Errorf("kind %q: want %s", a.Kind, strings.Join(apiKinds, ", "))
+	}
+	if a.Kind == kindLeaks && (a.Gate != nil || a.Require != nil) || (a.Kind == kindLeaks) != (len(a.PublicKeys) > 0) {
+		return errors.New("keytoll_api leaks needs public keys, and nothing else does: public_key <identifier> <pem file>")
 	}
 	for action := range a.RequireFor {
-		if !isAction(action) || a.Kind == "me" {
+		if !isAction(action) || a.Kind != mgmt.DeskKeys {
 			return fmt.Errorf("require_for %q: want one of %s, and only for keys", action, strings.Join(apiActions, ", "))
 		}
 	}
@@ -113,30 +128,36 @@ func (a *API) check() error {
 	return checkBase(a.Base)
 }
 
-// requirements returns the permissions of each action. Where permissions are
-// configured none may be left open by oversight.
-func (a *API) requirements(ps *access.Permissions) (map[string][]string, error) {
+// requirements returns the permissions of each action.
+func (a *API) requirements() map[string][]string {
 	actions := apiActions
-	if a.Kind == "me" {
+	if a.Kind == mgmt.DeskMe {
 		actions = []string{"me"}
 	}
 	require := make(map[string][]string, len(actions))
 	for _, action := range actions {
-		needs := a.Require
+		require[action] = a.Require
 		if own, ok := a.RequireFor[action]; ok {
-			needs = own
+			require[action] = own
 		}
-		if len(needs) == 0 && ps.Configured() && a.Kind != "me" {
-			return nil, fmt.Errorf("permissions are configured, so keytoll_api keys must say which %s needs: add `require <permission>` or `require %[1]s <permission>`", action)
-		}
-		for _, p := range needs {
-			if !ps.Known(p) {
-				return nil, fmt.Errorf("require: permission %s is not defined: add `permission %[1]s` to the global keytoll block", p)
-			}
-		}
-		require[action] = needs
 	}
-	return require, nil
+	return require
+}
+
+// checkRequirements refuses names of no permission, and an action that was left
+// open by oversight: where permissions are configured each needs one.
+func (a *API) checkRequirements(ps *access.Permissions, require map[string][]string) error {
+	for _, action := range apiActions {
+		if a.Kind == mgmt.DeskKeys && len(require[action]) == 0 && ps.Configured() {
+			return fmt.Errorf("permissions are configured, so keytoll_api keys must say which %s needs: add `require <permission>` or `require %[1]s <permission>`", action)
+		}
+	}
+	for _, needs := range require {
+		if err := checkPermissions(ps, needs); err != nil {
+			return fmt.Errorf("require: %w", err)
+		}
+	}
+	return nil
 }
 
 // callerKey is under which a request's context holds its exchange.
@@ -146,6 +167,10 @@ type callerKey struct{}
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if !below(r.URL.Path, a.Base) {
 		return next.ServeHTTP(w, r)
+	}
+	if a.Kind == kindLeaks {
+		a.desk.ServeHTTP(w, r)
+		return nil
 	}
 	return a.Gate.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		x, ok := w.(*exchange)

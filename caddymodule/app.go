@@ -80,6 +80,10 @@ type App struct {
 	// IPv4 address or an IPv6 /64.
 	Throttle *Throttle `json:"throttle_failures,omitempty"`
 
+	// Puts unknown keys to an existing backend while customers move in. Default:
+	// no learning.
+	Learn *Learn `json:"learn,omitempty"`
+
 	// Tunes the garbage collector of the whole process. Default: as Caddy has it.
 	GC *GC `json:"gc,omitempty"`
 
@@ -95,11 +99,13 @@ type App struct {
 
 	permissions *access.Permissions // set for good once all handlers are provisioned
 	compiled    map[string]*dialect.Compiled
+	atStart     []func() error // checks for when all handlers are provisioned
 
 	mu        sync.Mutex // guards opened and closed
 	opened    chan struct{}
 	closed    bool
 	openErr   error
+	jobs      *jobs // set before opened is closed
 	engine    atomic.Pointer[engine.Engine]
 	registrar atomic.Pointer[registrar.Registrar]
 }
@@ -139,12 +145,20 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.provisionStorage(); err != nil {
 		return err
 	}
+	if err := a.provisionLearn(); err != nil {
+		return err
+	}
 	return ctx.GetMetricsRegistry().Register(collector{a})
 }
 
 // Start opens the store, or joins the engine that has it open, and creates the
 // configured tenants. An error keeps the old configuration serving.
 func (a *App) Start() error {
+	for _, check := range a.atStart {
+		if err := check(); err != nil {
+			return err
+		}
+	}
 	if _, err := a.open(context.Background()); err != nil {
 		return err
 	}
@@ -162,6 +176,7 @@ func (a *App) Cleanup() error {
 	opened := a.opened
 	a.closed = true
 	a.mu.Unlock()
+	a.Learn.close()
 	if opened == nil {
 		return nil
 	}
@@ -169,6 +184,7 @@ func (a *App) Cleanup() error {
 	if a.engine.Load() == nil {
 		return nil
 	}
+	a.jobs.stop()
 	_, err := engines.Delete(a.backend.Identity())
 	return err
 }
@@ -226,6 +242,7 @@ func (a *App) join() error {
 	}
 	a.registrar.Store(reg)
 	a.engine.Store(e)
+	a.jobs = a.startJobs(e, reg)
 	return nil
 }
 

@@ -1,10 +1,13 @@
 package caddymodule
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
 )
 
 func init() {
@@ -20,23 +23,24 @@ var apiGateOptions = []string{"key_from", "limit", "rate_headers", "allow_http",
 // parseAPI reads the API by which the holder of a key manages his own tenant's.
 // Requests that are not below the base go on to the next directive.
 //
-//	keytoll_api [<matcher>] <keys|me> {
+//	keytoll_api [<matcher>] <keys|me|leaks> {
 //		base <path>                              # as the product documents it
 //		require <permission...>                  # a key needs one of these
 //		require <action> <permission...>         # for one of: create list get update rotate revoke
 //		dialect <name>                           # overrides the app's
 //		key_from, limit, rate_headers, allow_http   # as in the gate
+//		public_key <identifier> <pem file>       # for leaks alone, which needs one and no other line
 //	}
 func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next()
 	a := new(API)
-	if !h.AllArgs(&a.Kind) || a.Kind != "keys" && a.Kind != "me" {
-		return nil, h.Err("keytoll_api needs what it serves: keys or me")
+	if !h.AllArgs(&a.Kind) || !slices.Contains(apiKinds, a.Kind) {
+		return nil, h.Err("keytoll_api needs what it serves: keys, me or leaks")
 	}
 	once := make(map[string]bool)
 	for h.NextBlock(0) {
 		word := h.Val()
-		if word != "require" && word != "limit" {
+		if word != "require" && word != "limit" && word != "public_key" {
 			if once[word] {
 				return nil, h.Errf("%s is given twice", word)
 			}
@@ -48,6 +52,9 @@ func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	}
 	if a.Base == "" {
 		return nil, h.Errf("keytoll_api %s needs a base: base /v1/%[1]s", a.Kind)
+	}
+	if err := a.check(); err != nil {
+		return nil, h.WrapErr(err)
 	}
 	return a, nil
 }
@@ -64,13 +71,30 @@ func (a *API) parseOption(h httpcaddyfile.Helper, word string) error {
 		return nil
 	case "require":
 		return a.parseRequire(h)
+	case "public_key":
+		return a.parsePublicKey(h)
 	case "key_from", "limit", "rate_headers", "allow_http", "dialect":
 		if a.Gate == nil {
 			a.Gate = new(Handler)
 		}
 		return a.Gate.parseOption(h, word)
 	}
-	return unrecognized(h.Dispenser, append([]string{"base", "require"}, apiGateOptions...)...)
+	return unrecognized(h.Dispenser, append([]string{"base", "require", "public_key"}, apiGateOptions...)...)
+}
+
+func (a *API) parsePublicKey(h httpcaddyfile.Helper) error {
+	var id, file string
+	if !h.AllArgs(&id, &file) {
+		return h.Err("public_key needs the identifier of the key and its PEM file")
+	}
+	if a.PublicKeys[id] != "" {
+		return h.Errf("public_key %s is given twice", id)
+	}
+	if a.PublicKeys == nil {
+		a.PublicKeys = make(map[string]string)
+	}
+	a.PublicKeys[id] = file
+	return nil
 }
 
 // parseRequire takes the first of two or more words as an action.
@@ -86,7 +110,7 @@ func (a *API) parseRequire(h httpcaddyfile.Helper) error {
 		a.Require = args
 		return nil
 	}
-	if a.Kind == "me" {
+	if a.Kind != mgmt.DeskKeys {
 		return h.Errf("keytoll_api me has no actions: require %s", strings.Join(args[1:], " "))
 	}
 	if a.RequireFor[args[0]] != nil {

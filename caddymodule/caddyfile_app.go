@@ -49,6 +49,7 @@ func init() {
 //		}
 //		throttle_failures <n>/<window> [burst <n>] [per <ipv4 bits> <ipv6 bits>]
 //		throttle_failures off
+//		learn { … }                           # see parseLearn
 //		gc <percent> <memory limit>
 //	}
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
@@ -147,8 +148,12 @@ func (p *appParser) option(d *caddyfile.Dispenser) error {
 		return p.throttle(d)
 	case "gc":
 		return p.gc(d)
+	case "learn":
+		var err error
+		p.app.Learn, err = parseLearn(d)
+		return err
 	}
-	return unrecognized(d, "storage", "master_key", "keys", "permission", "plan", "default_plan", "tenant", "dialect", "audit", "throttle_failures", "gc")
+	return unrecognized(d, "storage", "master_key", "keys", "permission", "plan", "default_plan", "tenant", "dialect", "audit", "throttle_failures", "learn", "gc")
 }
 
 func (p *appParser) dialect(d *caddyfile.Dispenser) error {

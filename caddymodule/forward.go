@@ -1,8 +1,11 @@
 package caddymodule
 
 import (
+	"context"
 	"io"
+	"net"
 	"net/http"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -27,7 +30,11 @@ type exchange struct {
 	env    string
 	cold   *access.Key  // read when asked for
 	draft  *draftFields // nil unless they are sent
-	done   bool         // the final status was written
+	stream engine.Stream
+	cancel context.CancelFunc       // of the request's context, past HTTP/1
+	conn   atomic.Pointer[net.Conn] // after an upgrade
+	done   bool                     // the final status was written
+	ended  atomic.Bool              // its key is gone: nothing more is written
 
 	values  [inlineValues]string
 	buf     [80]byte // digits and ids behind values
@@ -68,7 +75,7 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	if x.Record != nil {
 		x.identify(r)
 	}
-	err := next.ServeHTTP(x, r)
+	err := x.pass(r, next)
 	if err == nil || x.done {
 		return err
 	}
@@ -164,6 +171,9 @@ func (x *exchange) WriteHeader(status int) {
 
 // Write writes a part of the body, after an implicit 200.
 func (x *exchange) Write(p []byte) (int, error) {
+	if x.ended.Load() {
+		return 0, errKeyGone
+	}
 	if !x.done {
 		x.WriteHeader(http.StatusOK)
 	}
@@ -172,6 +182,9 @@ func (x *exchange) Write(p []byte) (int, error) {
 
 // ReadFrom keeps the path of sendfile open.
 func (x *exchange) ReadFrom(src io.Reader) (int64, error) {
+	if x.ended.Load() {
+		return 0, errKeyGone
+	}
 	if !x.done {
 		x.WriteHeader(http.StatusOK)
 	}

@@ -118,6 +118,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Plans: h.app.plans, DefaultPlan: h.app.plans[h.app.DefaultPlan], Throttle: h.app.throttle,
 		Client: client,
 	}
+	if h.app.Learn != nil {
+		h.gate.Learn = h.app.learnKey
+	}
 	if h.speech, err = h.app.dialect(h.Dialect); err != nil {
 		return err
 	}

@@ -15,7 +15,9 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/index"
 	"github.com/keytoll/keytoll/caddymodule/internal/learn"
+	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
@@ -85,6 +87,41 @@ func (l *Learn) provision(adopt adoption, digest func(string) [32]byte, onError 
 		Negative: time.Duration(l.Negative), Timeout: time.Duration(l.Timeout), Transport: l.transport, OnError: onError,
 	})
 	return err
+}
+
+// provisionLearn makes the learner. It asks nobody before a request does.
+func (a *App) provisionLearn() error {
+	if a.Learn == nil {
+		return nil
+	}
+	digest := func(text string) [32]byte { return a.engine.Load().Digester.Sum(text) }
+	return a.Learn.provision(a.adoptLearned, digest, func(err error) { _ = a.logged("learning a key", err) })
+}
+
+// adoptLearned stores a key that the existing backend accepts.
+func (a *App) adoptLearned(ctx context.Context, tenant string, secret token.Secret) (access.KeyID, error) {
+	reg, err := a.activeRegistrar()
+	if err != nil {
+		return access.KeyID{}, err
+	}
+	results, err := reg.Import(ctx, []registrar.ImportKey{{Line: 1, Tenant: tenant, Secret: secret, Name: "learned"}},
+		registrar.ImportOptions{CreateTenants: true})
+	if err != nil {
+		return access.KeyID{}, err
+	}
+	if results[0].Err != nil {
+		return access.KeyID{}, results[0].Err
+	}
+	return results[0].ID, nil
+}
+
+// learnKey is gate.Gate.Learn.
+func (a *App) learnKey(ctx context.Context, text string) (*index.Record, bool) {
+	id, ok, busy := a.Learn.learner.Ask(ctx, token.Wrap(text))
+	if !ok {
+		return nil, busy
+	}
+	return a.engine.Load().Index.ByID(id), false
 }
 
 // close ends the questions under way. l may be nil.

@@ -156,7 +156,7 @@ func TestClientAbort(t *testing.T) {
 			t.Errorf("the log has %q", bad)
 		}
 	}
-	counts := &activeEngine(t).Counts
+	counts := &openEngine(t).Counts
 	if n := counts.Requests[access.Allowed].Load(); n != 9 {
 		t.Errorf("%d requests counted, want 9", n)
 	}

@@ -176,8 +176,8 @@ func absent(t testing.TB, h http.Header, names ...string) {
 	}
 }
 
-// activeEngine returns the state of the running configuration.
-func activeEngine(t testing.TB) *engine.Engine {
+// openEngine returns the state of the running configuration.
+func openEngine(t testing.TB) *engine.Engine {
 	t.Helper()
 	app, err := activeApp()
 	if err != nil {

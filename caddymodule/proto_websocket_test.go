@@ -134,7 +134,7 @@ func TestA16WebSocket(t *testing.T) {
 	if r := g.do("GET", "/", "X-Api-Key: "+key).expect(t, 200); r.Header.Get("X-Ratelimit-Remaining") != "8" {
 		t.Errorf("after 20 messages and one request %s remain, want 8", r.Header.Get("X-Ratelimit-Remaining"))
 	}
-	if n := activeEngine(t).Counts.Requests[access.Allowed].Load(); n != 2 {
+	if n := openEngine(t).Counts.Requests[access.Allowed].Load(); n != 2 {
 		t.Errorf("%d requests counted, want 2", n)
 	}
 }

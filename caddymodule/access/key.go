@@ -107,7 +107,7 @@ type Previous struct {
 // alone. Its key's Digest is nobody's until the secret comes by and is adopted.
 type Imported struct {
 	Hint string // what the secret starts with; may be empty
-	Hash string // as token.ParseHash reads it
+	Hash string // as package foreign reads it
 }
 
 // Key is a whole key record, but for its secret, which is nowhere.

@@ -15,9 +15,13 @@ import (
 	"unsafe"
 )
 
-// AlgHMAC is the algorithm id of HMAC-SHA-256 under the pepper that is derived
-// from the master key. Ids are stored with each digest and never reused.
-const AlgHMAC uint8 = 1
+// The algorithms of digests. Their ids are stored with each digest and never
+// reused.
+const (
+	AlgHMAC     uint8 = 1 // HMAC-SHA-256 under the pepper that is derived from the master key
+	AlgSHA256   uint8 = 2 // plain SHA-256 of an imported secret that was not seen yet
+	AlgImported uint8 = 3 // nobody's: the secret is known by another product's salted or slow hash alone
+)
 
 // MasterLen is the length of a master key, in bytes.
 const MasterLen = 32

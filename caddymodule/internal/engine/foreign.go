@@ -8,6 +8,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/index"
 	"github.com/keytoll/keytoll/caddymodule/store"
+	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
 // Bounds of verifying imported hashes, which are made to be slow.
@@ -24,7 +25,7 @@ const (
 
 // algImported is the algorithm of keys of which the store has a hash alone, as
 // in package token.
-const algImported = 3
+const algImported = token.AlgImported
 
 // foreign verifies texts against imported hashes: each text once at a time, few
 // at once, and each answer is remembered for a while. Texts are known by their

@@ -104,8 +104,12 @@ type Gate struct {
 	Permissions *access.Permissions // may be nil: then a name holds itself alone
 	Permits     []Permit            // see Permit; none: a key needs no permission
 	Guards      []Guard             // all that are about a request hold
-	NormalForm  bool                // refuse targets that are not; set if any rule is about paths
-	Notice      time.Duration       // how long before its end an expiry is a Call's Sunset
+	// Learn is asked about secrets of another shape than ours that nobody knows,
+	// once the client's failures are no hindrance. It returns the key's record, or
+	// nil; busy if it cannot tell now. nil: nobody is asked.
+	Learn      func(ctx context.Context, text string) (rec *index.Record, busy bool)
+	NormalForm bool          // refuse targets that are not; set if any rule is about paths
+	Notice     time.Duration // how long before its end an expiry is a Call's Sunset
 
 	once  sync.Once // makes needs
 	needs map[string]need
@@ -235,11 +239,15 @@ func (g *Gate) authenticate(s *State, r *http.Request, c *Call) access.Reason {
 	if g.throttled(s, r, c) {
 		return access.Throttled
 	}
-	switch g.Keys.Classify(cred.first) {
-	case token.Garbage, token.Oversize:
+	shape := g.Keys.Classify(cred.first)
+	if shape == token.Garbage || shape == token.Oversize {
 		return access.Malformed
 	}
-	if reason := g.identify(s, r, c, cred.first); reason != access.Allowed {
+	reason := g.identify(s, r, c, cred.first)
+	if reason == access.Unknown && g.Learn != nil && shape == token.Foreign {
+		reason = g.learn(r, c, cred.first)
+	}
+	if reason != access.Allowed {
 		return reason
 	}
 	c.Tenant = s.Index.Tenant(c.Record)

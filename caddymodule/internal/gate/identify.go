@@ -15,8 +15,8 @@ import (
 // The algorithms of digests that are not ours, as in package token.
 const (
 	algHMAC     uint8 = 1
-	algSHA256   uint8 = 2
-	algImported uint8 = 3
+	algSHA256         = token.AlgSHA256
+	algImported       = token.AlgImported
 )
 
 // lookAgain bounds how often a secret is looked for again while a key goes from
@@ -93,6 +93,19 @@ func (g *Gate) ask(s *State, r *http.Request, c *Call, text string) access.Reaso
 	if c.alg == algImported {
 		c.foreign = &foreign{algImported, rec.Digest(), text}
 	}
+	return access.Allowed
+}
+
+// learn asks about a text that no record of ours knows.
+func (g *Gate) learn(r *http.Request, c *Call, text string) access.Reason {
+	rec, busy := g.Learn(r.Context(), text)
+	switch {
+	case busy:
+		return access.Unavailable
+	case rec == nil:
+		return access.Unknown
+	}
+	c.Record, c.found, c.alg = rec, rec.Mark(), rec.Alg()
 	return access.Allowed
 }
 

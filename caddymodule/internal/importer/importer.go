@@ -15,10 +15,10 @@ import (
 // Bounds of an import.
 const (
 	MaxLine   = 64 << 10 // bytes of a line
-	BatchKeys = 5000     // keys of a batch, unless fewer are asked for
+	BatchKeys = 25_000   // keys of a batch, unless fewer are asked for
 	// BatchBytes is how many bytes of lines make a batch, if BatchKeys keys do
-	// not. What Append writes of such a batch is less than 4 MiB.
-	BatchBytes = 1 << 20
+	// not. What Append writes of such a batch is less than 16 MiB.
+	BatchBytes = 4 << 20
 )
 
 // Options is what Run works with.

@@ -55,7 +55,7 @@ func (c *Client) stream(path string, w io.Writer) (int64, error) {
 	return n, nil
 }
 
-// ImportLines sends lines of an export or of keys, at most 4 MiB at a time. The
+// ImportLines sends lines of an export or of keys, at most 16 MiB at a time. The
 // header line of an export must be the first line of each part.
 func (c *Client) ImportLines(lines []byte, o ImportOptions) (ImportReport, error) {
 	var report ImportReport

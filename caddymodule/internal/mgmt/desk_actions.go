@@ -16,7 +16,9 @@ func (v *visit) create() error {
 	}
 	req := registrar.CreateKeyRequest{Name: value(in.Name), Description: value(in.Description), Expires: in.ExpiresAt,
 		ExpiresIn: value(in.ExpiresIn), Rate: in.Rate, Environment: value(in.Environment), Permissions: value(in.Permissions),
-		Addresses: value(in.Addresses), Metadata: value(in.Metadata), Idempotency: once}
+		Addresses: value(in.Addresses), Metadata: value(in.Metadata), Idempotency: once,
+		// A product that knows no permissions for keys knows only keys that are alike.
+		LikeCaller: !slices.Contains(v.o.Dialect.Shape(dialect.Create).Inputs, "permissions")}
 	issued, err := v.desk.IssueKey(v.r.Context(), req)
 	if err != nil {
 		return err

@@ -299,8 +299,8 @@ func TestDeskManyPages(t *testing.T) {
 	d := newDoor(t)
 	k := d.desk(d.tenant("acme").ID, &dialect.Dialect{List: &dialect.Shape{Array: true, Members: []string{"id"}}})
 	const n = 10_000
-	for from := 0; from < n; from += registrar.MaxImport {
-		batch := make([]registrar.ImportKey, registrar.MaxImport)
+	for from := 0; from < n; from += 5000 {
+		batch := make([]registrar.ImportKey, 5000)
 		for i := range batch {
 			batch[i] = registrar.ImportKey{Line: i + 1, Tenant: "acme", Secret: token.Wrap(fmt.Sprintf("old-secret-%d", from+i))}
 		}

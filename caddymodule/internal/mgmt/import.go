@@ -11,7 +11,7 @@ import (
 )
 
 // algSHA256 is the token.Alg of a plain SHA-256.
-const algSHA256 = 2
+const algSHA256 = token.AlgSHA256
 
 // loading is an import that is under way.
 type loading struct {

@@ -130,7 +130,7 @@ func (h *Handler) installation() string {
 	return h.Installation()
 }
 
-const maxImport = 4 << 20 // bytes of a request
+const maxImport = 16 << 20 // bytes of a request
 
 const ndjson = "application/x-ndjson"
 

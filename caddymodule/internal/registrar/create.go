@@ -29,6 +29,7 @@ type CreateKeyRequest struct {
 	Prefix      string            // one that is configured; empty is the environment's
 	Environment string            // picks its first prefix; empty is the prefix's
 	Permissions []string          // what it may do; doubles are dropped
+	LikeCaller  bool              // at a Desk: what the caller may do, in place of Permissions
 	Metadata    map[string]string // the owner's own values
 	Description string            // for people; may be empty
 	Addresses   []netip.Prefix    // where it may be used from; none is anywhere
@@ -139,17 +140,23 @@ func (r *Registrar) newKey(b *bounds, req CreateKeyRequest) (*access.Key, error)
 	case b.caller != nil:
 		rate = b.caller.Rate
 	}
+	permissions := req.Permissions
+	if req.LikeCaller && b.caller != nil {
+		permissions = b.caller.Permissions()
+	}
 	addresses := req.Addresses
 	if len(addresses) == 0 && b.caller != nil {
 		addresses = b.caller.Addresses()
 	}
 	k := &access.Key{
 		KeyHead: access.KeyHead{Status: access.StatusActive, Tenant: b.tenant.ID, Expires: expires, Rate: rate,
-			Rights: access.NewRights(req.Permissions, addresses)},
+			Rights: access.NewRights(permissions, addresses)},
 		Name: req.Name, Description: req.Description, Metadata: maps.Clone(req.Metadata), CreatedAt: r.now(),
 	}
-	if err := r.checkPermissions(b, k.Permissions()); err != nil {
-		return nil, err
+	if !req.LikeCaller || b.caller == nil { // what plan and tenant lack is told at use
+		if err := r.checkPermissions(b, k.Permissions()); err != nil {
+			return nil, err
+		}
 	}
 	if err := b.checkAddresses(k.Rights); err != nil {
 		return nil, err

@@ -16,12 +16,12 @@ import (
 // Algorithms of digests that were imported; see access.KeyHead. A digest under
 // algImported is nobody's.
 const (
-	algSHA256   uint8 = 2
-	algImported uint8 = 3
+	algSHA256   = token.AlgSHA256
+	algImported = token.AlgImported
 )
 
 // MaxImport is how many keys one Import takes.
-const MaxImport = 5000
+const MaxImport = 25_000
 
 // ImportKey is a key of another product, or one that was exported here.
 // Exactly one of Secret, SHA256, Hash and Digest is set.

@@ -1,0 +1,63 @@
+package caddymodule
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// errKeyGone is what writing to a client says whose key was revoked meanwhile.
+var errKeyGone = errors.New("the key of this request is no longer good")
+
+// pass hands a request to the API. If its key goes meanwhile, the request ends
+// within a second, whatever it is: a long download, a stream of events, an
+// upgraded connection.
+func (x *exchange) pass(r *http.Request, next caddyhttp.Handler) error {
+	if x.Record == nil {
+		return next.ServeHTTP(x, r)
+	}
+	if r.ProtoMajor != 1 {
+		// A deadline ends all that HTTP/1 does, and costs nothing. A stream of a
+		// later version ends by its context.
+		var ctx context.Context
+		ctx, x.cancel = context.WithCancel(r.Context())
+		defer x.cancel()
+		r = r.WithContext(ctx)
+	}
+	x.engine.Streams.Add(&x.stream, &x.Call, x)
+	defer x.stream.Done()
+	return next.ServeHTTP(x, r)
+}
+
+// End implements engine.Ender.
+func (x *exchange) End() {
+	x.ended.Store(true)
+	if c := x.conn.Load(); c != nil {
+		_ = (*c).Close()
+		return
+	}
+	if x.cancel != nil {
+		x.cancel()
+	}
+	past := time.Unix(1, 0)
+	rc := http.NewResponseController(x.ResponseWriter)
+	_, _ = rc.SetReadDeadline(past), rc.SetWriteDeadline(past)
+}
+
+// Hijack hands over the connection for an upgrade.
+func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(x.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	x.conn.Store(&conn)
+	if x.ended.Load() {
+		_ = conn.Close()
+	}
+	return conn, rw, nil
+}
