@@ -1,6 +1,9 @@
 package caddymodule
 
 import (
+	"context"
+	"encoding/hex"
+	"io"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
@@ -10,6 +13,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/internal/engine"
 	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	"github.com/keytoll/keytoll/caddymodule/store"
 )
 
 func init() {
@@ -29,6 +33,7 @@ func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
 // modules are never cleaned up.
 func (a *AdminAPI) Provision(ctx caddy.Context) error {
 	h := mgmt.NewHandler(activeRegistrar, activeStatus)
+	h.Use, h.Backup, h.Installation = activeUse, activeBackup, activeInstallation
 	logger := ctx.Logger()
 	h.OnInternal = func(r *http.Request, err error) {
 		logger.Error("management request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))
@@ -67,14 +72,57 @@ func activeRegistrar() (*registrar.Registrar, error) {
 	return nil, &registrar.Error{Code: registrar.Unavailable, Message: "keytoll has not started yet", Hint: "try again in a moment"}
 }
 
+// activeEngine returns the engine of the running configuration, or nil.
+func activeEngine() *engine.Engine {
+	app, err := activeApp()
+	if err != nil {
+		return nil
+	}
+	return app.engine.Load()
+}
+
+// activeUse returns the last use of a key.
+func activeUse(id access.KeyID) access.Use {
+	app, err := activeApp()
+	if err != nil {
+		return access.Use{}
+	}
+	return app.lastUse(id)
+}
+
+// activeBackup writes a copy of the store.
+func activeBackup(ctx context.Context, w io.Writer) (int64, error) {
+	if _, err := activeRegistrar(); err != nil {
+		return 0, err
+	}
+	e := activeEngine()
+	if e == nil {
+		return 0, store.ErrClosed
+	}
+	return e.Store.Backup(ctx, w)
+}
+
+// activeInstallation returns a name that all databases under one master key
+// share: that is whose digests can be read.
+func activeInstallation() string {
+	e := activeEngine()
+	if e == nil {
+		return ""
+	}
+	name := e.Master.Derive("installation name")
+	return hex.EncodeToString(name[:8])
+}
+
 // status is the answer to GET /keytoll/v1/status.
 type status struct {
-	Storage string            `json:"storage"` // where keys are kept
-	Keys    map[string]int    `json:"keys"`    // by status
-	Tenants map[string]int    `json:"tenants"` // by status
-	Buckets int               `json:"buckets"` // token buckets in the shared table
-	Plans   []string          `json:"plans"`   // of the running configuration
-	Reasons map[string]uint64 `json:"requests"`
+	Storage string         `json:"storage"` // where keys are kept
+	Keys    map[string]int `json:"keys"`    // by status
+	Tenants map[string]int `json:"tenants"` // by status
+	Buckets int            `json:"buckets"` // token buckets in the shared table
+	Plans   []string       `json:"plans"`   // of the running configuration
+
+	Prefixes []Prefix          `json:"prefixes"` // that keys are minted with
+	Reasons  map[string]uint64 `json:"requests"`
 }
 
 func activeStatus() any {
@@ -82,7 +130,7 @@ func activeStatus() any {
 	if err != nil {
 		return status{}
 	}
-	s := status{Storage: app.backend.Identity(), Plans: app.planNames(),
+	s := status{Storage: app.backend.Identity(), Plans: app.planNames(), Prefixes: app.Prefixes,
 		Keys: map[string]int{}, Tenants: map[string]int{}, Reasons: map[string]uint64{}}
 	e := app.engine.Load()
 	if e == nil {

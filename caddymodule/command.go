@@ -4,10 +4,12 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os/user"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
 )
 
@@ -19,9 +21,11 @@ func init() {
 		Long: `
 Manages the API keys and tenants of keytoll.
 
-All commands but init talk to a running Caddy through its admin endpoint,
-found as by 'caddy trust': --address, or the admin address of --config, or the
-default. Changes count from the next request on.
+Most commands talk to a running Caddy through its admin endpoint, found as by
+'caddy trust': --address, or the admin address of --config, or the default.
+Changes count from the next request on. The commands init, restore, check and
+compact work on the database of a server that is stopped; conformance talks to
+the API itself; 'keys inspect' works alone.
 
 Results go to standard output and everything else to standard error, so that
 KEY=$(caddy keytoll keys create --tenant acme) works. The exit code is 0, 1 if
@@ -34,8 +38,12 @@ func keytollCommand(root *cobra.Command) {
 	root.Example = `  $ caddy keytoll tenants create acme
   $ caddy keytoll keys create --tenant acme --name laptop
   $ caddy keytoll keys list --tenant acme
-  $ caddy keytoll keys revoke key_4fKq0ZbW81TnXyUc`
-	group(root, initCommand(), statusCommand(), tenantsCommand(), keysCommand())
+  $ caddy keytoll keys rotate key_4fKq0ZbW81TnXyUc --grace 24h
+  $ caddy keytoll keys revoke key_4fKq0ZbW81TnXyUc
+  $ caddy keytoll backup keytoll-backup.db`
+	group(root, initCommand(), statusCommand(), tenantsCommand(), keysCommand(), auditCommand(),
+		backupCommand(), restoreCommand(), checkCommand(), compactCommand(), exportCommand(), importCommand(),
+		conformanceCommand())
 }
 
 // group makes cmd a command that only has others. Without this, cobra answers
@@ -55,13 +63,17 @@ func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// leaf makes a command that runs. It takes no argument or one.
+// several is any number of arguments, for leaf.
+const several = -1
+
+// leaf makes a command that runs. It takes no argument, one, or several.
 func leaf(use, short, example string, arguments int, run func(*session, []string) error) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: cobra.ArbitraryArgs}
+	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: cobra.ArbitraryArgs,
+		ValidArgsFunction: cobra.NoFileCompletions}
 	cmd.Flags().Bool("json", false, "Print JSON")
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) != arguments {
+		if arguments != several && len(args) != arguments {
 			e := usage("%s takes %s, not %d", cmd.CommandPath(), [...]string{"no argument", "1 argument"}[arguments], len(args))
 			e.hints = []string{cmd.CommandPath() + " --help"}
 			return finish(cmd, e)
@@ -69,6 +81,12 @@ func leaf(use, short, example string, arguments int, run func(*session, []string
 		s := &session{cmd: cmd, out: cmd.OutOrStdout(), err: cmd.ErrOrStderr()}
 		return finish(cmd, run(s, args))
 	}
+	return cmd
+}
+
+// file lets the shell complete the arguments of a command to names of files.
+func file(cmd *cobra.Command) *cobra.Command {
+	cmd.ValidArgsFunction = nil
 	return cmd
 }
 
@@ -94,7 +112,13 @@ type session struct {
 }
 
 func (s *session) text(flag string) string { v, _ := s.cmd.Flags().GetString(flag); return v }
-func (s *session) json() bool              { v, _ := s.cmd.Flags().GetBool("json"); return v }
+func (s *session) is(flag string) bool     { v, _ := s.cmd.Flags().GetBool(flag); return v }
+func (s *session) given(flag string) bool  { return s.cmd.Flags().Changed(flag) }
+func (s *session) json() bool              { return s.is("json") }
+func (s *session) list(flag string) []string {
+	v, _ := s.cmd.Flags().GetStringSlice(flag)
+	return v
+}
 
 // client returns a client of the admin endpoint that the flags name.
 func (s *session) client() (*mgmt.Client, error) {
@@ -103,12 +127,23 @@ func (s *session) client() (*mgmt.Client, error) {
 		return nil, &failure{message: "the admin address is not known: " + err.Error(),
 			hints: []string{"name it with --address, such as --address localhost:2019"}}
 	}
-	return &mgmt.Client{Do: admin(address)}, nil
+	return &mgmt.Client{Do: admin(address), Actor: actor()}, nil
+}
+
+// actor is the name that the audit trail gets: that of the user who runs the
+// command.
+func actor() string {
+	u, err := user.Current()
+	if err != nil || access.CheckName(u.Username) != nil {
+		return ""
+	}
+	return u.Username
 }
 
 // admin returns a way to send one request to an admin endpoint.
 func admin(address string) func(string, string, http.Header, io.Reader) (*http.Response, error) {
 	return func(method, path string, header http.Header, body io.Reader) (*http.Response, error) {
+		header.Set("Connection", "close") // each request has a connection of its own
 		resp, err := caddycmd.AdminAPIRequest(address, method, path, header, body)
 		if err == nil {
 			return resp, nil
@@ -143,7 +178,7 @@ func finish(cmd *cobra.Command, err error) error {
 		return nil
 	}
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
-	report(cmd.ErrOrStderr(), err)
+	report(cmd.ErrOrStderr(), err, cmd.CommandPath()+" --help")
 	f, ok := errors.AsType[*failure](err)
 	if !ok || f.code != exitUsage {
 		return err

@@ -75,7 +75,7 @@ func runInit(s *session, _ []string) error {
 
 // initialize opens or makes the database and closes it again.
 func initialize(path, tenant, name string, prefix registrar.Prefix) (k mgmt.Key, err error) {
-	ctx := context.Background()
+	ctx := registrar.WithActor(context.Background(), access.Actor{Kind: access.ActorOperator, Name: actor()})
 	backend, err := boltstore.New(boltstore.Options{Path: path, Timeout: initLockWait})
 	if err != nil {
 		return k, err
@@ -85,9 +85,11 @@ func initialize(path, tenant, name string, prefix registrar.Prefix) (k mgmt.Key,
 		return k, err
 	}
 	defer func() { err = errors.Join(err, opened.Close()) }()
+	master := opened.(*boltstore.Store).Master()
 	reg := registrar.New(registrar.Options{
 		Store:    opened,
-		Digester: token.NewDigester(opened.(*boltstore.Store).Master()),
+		Master:   master,
+		Digester: token.NewDigester(master),
 		Prefixes: func() []registrar.Prefix { return []registrar.Prefix{prefix} },
 	})
 	if _, err := reg.CreateTenant(ctx, registrar.CreateTenantRequest{ID: tenant}); err != nil {

@@ -38,8 +38,8 @@ func usage(format string, args ...any) *failure {
 	return &failure{code: exitUsage, message: fmt.Sprintf(format, args...)}
 }
 
-// report writes err and its hints.
-func report(w io.Writer, err error) {
+// report writes err and its hints; help is the hint of an error without any.
+func report(w io.Writer, err error, help string) {
 	message, hints := err.Error(), []string(nil)
 	if f, ok := errors.AsType[*failure](err); ok {
 		hints = f.hints
@@ -47,6 +47,9 @@ func report(w io.Writer, err error) {
 		hints = []string{e.Hint}
 	} else if e, ok := errors.AsType[*registrar.Error](err); ok && e.Hint != "" {
 		hints = []string{e.Hint}
+	}
+	if len(hints) == 0 {
+		hints = []string{help}
 	}
 	note(w, "%s", message)
 	for _, h := range hints {
@@ -143,17 +146,26 @@ func (s *session) printTenant(t mgmt.Tenant) error {
 		return s.printJSON(t)
 	}
 	return s.printRows(row{"id", t.ID}, row{"name", t.Name}, row{"plan", t.Plan}, row{"status", t.Status},
-		row{"metadata", pairs(t.Metadata)}, row{"created", stamp(&t.CreatedAt)})
+		row{"permissions", boundText(t.Permissions)}, row{"metadata", pairs(t.Metadata)}, row{"created", stamp(&t.CreatedAt)})
 }
 
 func (s *session) printKey(k mgmt.Key) error {
 	if s.json() {
 		return s.printJSON(k)
 	}
-	return s.printRows(row{"id", k.ID}, row{"tenant", k.Tenant}, row{"name", k.Name}, row{"prefix", k.Prefix},
-		row{"environment", k.Environment}, row{"status", k.Status}, row{"rate", rateText(k.Rate)},
-		row{"permissions", strings.Join(k.Permissions, ", ")}, row{"metadata", pairs(k.Metadata)},
-		row{"created", stamp(&k.CreatedAt)}, row{"expires", stamp(k.ExpiresAt)}, row{"revoked", stamp(k.RevokedAt)})
+	rows := []row{{"id", k.ID}, {"tenant", k.Tenant}, {"name", k.Name}, {"description", k.Description}, {"prefix", k.Prefix},
+		{"environment", k.Environment}, {"status", k.Status}, {"rate", rateText(k.Rate)},
+		{"permissions", strings.Join(k.Permissions, ", ")}, {"addresses", strings.Join(k.Addresses, ", ")},
+		{"metadata", pairs(k.Metadata)}, {"created", stamp(&k.CreatedAt)}, {"expires", stamp(k.ExpiresAt)},
+		{"rotated", stamp(k.RotatedAt)}}
+	if k.PreviousExpiresAt != nil {
+		rows = append(rows, row{"old secret until", stamp(k.PreviousExpiresAt)})
+	}
+	rows = append(rows, row{"revoked", stamp(k.RevokedAt)}, row{"last used", stamp(k.LastUsedAt)})
+	if k.LastUsedAt != nil {
+		rows = append(rows, row{"from address", k.LastUsedAddress}, row{"user agent", k.LastUsedAgent})
+	}
+	return s.printRows(rows...)
 }
 
 // printNewKey shows a secret, the one time that it is there to be shown.

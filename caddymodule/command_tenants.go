@@ -1,9 +1,7 @@
 package caddymodule
 
 import (
-	"fmt"
-	"io"
-	"text/tabwriter"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,9 +9,11 @@ import (
 )
 
 func tenantsCommand() *cobra.Command {
-	return group(&cobra.Command{Use: "tenants", Short: "Manages tenants, the owners of keys"},
+	return group(&cobra.Command{Use: "tenants", Short: "Manages tenants, the owners of keys",
+		Example: "  $ caddy keytoll tenants create acme\n  $ caddy keytoll tenants list"},
 		tenantsCreateCommand(), tenantsListCommand(),
 		tenantCommand("show", "Shows a tenant", (*mgmt.Client).Tenant),
+		tenantsUpdateCommand(),
 		tenantCommand("suspend", "Refuses all keys of a tenant from the next request on", setTenantStatus("suspended")),
 		tenantCommand("resume", "Ends the suspension of a tenant", setTenantStatus("active")),
 		tenantsDeleteCommand(),
@@ -21,24 +21,31 @@ func tenantsCommand() *cobra.Command {
 }
 
 func tenantsCreateCommand() *cobra.Command {
-	cmd := remote(leaf("create <id> [--name <text>] [--plan <plan>] [--metadata <k=v>]", "Creates a tenant",
-		"  $ caddy keytoll tenants create acme\n  $ caddy keytoll tenants create acme --name \"Acme, Inc.\" --plan pro", 1, createTenant))
+	cmd := remote(leaf("create <id> [--name <text>] [--plan <plan>] [--permissions <list>] [--metadata <k=v>] [--json]", "Creates a tenant",
+		`  $ caddy keytoll tenants create acme
+  $ caddy keytoll tenants create acme --name "Acme, Inc." --plan pro
+  $ caddy keytoll tenants create acme --permissions read,write`, 1, createTenant))
 	cmd.Flags().String("name", "", "Name for people")
 	cmd.Flags().String("plan", "", "Plan of the configuration (default: its default plan)")
+	cmd.Flags().StringSlice("permissions", nil, "All that keys of the tenant may hold, separated by commas (default: no bound)")
 	cmd.Flags().StringArray("metadata", nil, "Value of your own, as key=value; may be repeated")
-	return cmd
+	return complete(cmd, nil)
 }
 
 func createTenant(s *session, args []string) error {
-	metadata, err := s.metadata()
-	if err != nil {
+	req := mgmt.CreateTenant{ID: args[0], Name: s.text("name"), Plan: s.text("plan")}
+	if bound := s.optionalList("permissions"); bound != nil {
+		req.Permissions = *bound
+	}
+	var err error
+	if req.Metadata, err = s.metadata(); err != nil {
 		return err
 	}
 	c, err := s.client()
 	if err != nil {
 		return err
 	}
-	t, err := c.CreateTenant(mgmt.CreateTenant{ID: args[0], Name: s.text("name"), Plan: s.text("plan"), Metadata: metadata})
+	t, err := c.CreateTenant(req)
 	if err != nil {
 		return err
 	}
@@ -50,42 +57,82 @@ func createTenant(s *session, args []string) error {
 	return nil
 }
 
-func tenantsListCommand() *cobra.Command {
-	return remote(leaf("list [--json]", "Lists all tenants", "  $ caddy keytoll tenants list", 0, func(s *session, _ []string) error {
-		c, err := s.client()
-		if err != nil {
-			return err
-		}
-		all := mgmt.TenantList{Tenants: []mgmt.Tenant{}}
-		for page := (mgmt.Page{Limit: 100}); ; page.Cursor = all.Next {
-			list, err := c.Tenants(page)
-			if err != nil {
-				return err
-			}
-			all.Tenants = append(all.Tenants, list.Tenants...)
-			if all.Next = list.Next; all.Next == "" {
-				break
-			}
-		}
-		if s.json() {
-			return s.printJSON(all)
-		}
-		return printTenants(s.out, all.Tenants)
-	}))
+func tenantsUpdateCommand() *cobra.Command {
+	cmd := remote(leaf("update <id> [--name <text>] [--plan <plan>] [--permissions <list>|--any-permission] [--metadata <k=v>] [--json]",
+		"Changes a tenant and what its keys may do, from the next request on", `  $ caddy keytoll tenants update acme --plan pro
+  $ caddy keytoll tenants update acme --permissions read
+  $ caddy keytoll tenants update acme --any-permission --name "Acme, Inc."`, 1, updateTenant))
+	cmd.Long = `Changes a tenant and what its keys may do, from the next request on. What no flag
+names stays as it is. --permissions and --metadata replace all that was there; an
+empty one takes all away: with --permissions "" the tenant's keys may do nothing.
+--plan "" is the default plan.`
+	cmd.Flags().String("name", "", "Name for people")
+	cmd.Flags().String("plan", "", "Plan of the configuration")
+	cmd.Flags().StringSlice("permissions", nil, "All that keys of the tenant may hold, separated by commas")
+	cmd.Flags().Bool("any-permission", false, "Keys of the tenant may hold any permission that the plan allows")
+	cmd.Flags().StringArray("metadata", nil, "Value of your own, as key=value; may be repeated")
+	return complete(cmd, nil)
 }
 
-func printTenants(w io.Writer, tenants []mgmt.Tenant) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "ID\tNAME\tPLAN\tSTATUS\tCREATED")
-	for _, t := range tenants {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", t.ID, dash(t.Name), dash(t.Plan), t.Status, stamp(&t.CreatedAt))
+func updateTenant(s *session, args []string) error {
+	req := mgmt.UpdateTenant{Name: s.optional("name"), Plan: s.optional("plan")}
+	bound := s.optionalList("permissions")
+	switch {
+	case bound != nil && s.is("any-permission"):
+		return usage("give --permissions or --any-permission, not both")
+	case bound != nil:
+		req.Permissions = mgmt.Value(*bound)
+	case s.is("any-permission"):
+		req.Permissions = mgmt.Null[[]string]()
 	}
-	return tw.Flush()
+	metadata, err := s.metadata()
+	if err != nil {
+		return err
+	}
+	if metadata != nil {
+		req.Metadata = &metadata
+	}
+	if req == (mgmt.UpdateTenant{}) {
+		return usage("tenants update needs a flag that says what to change")
+	}
+	c, err := s.client()
+	if err != nil {
+		return err
+	}
+	t, err := c.UpdateTenant(args[0], req)
+	if err != nil {
+		return err
+	}
+	return s.printTenant(t)
+}
+
+func tenantsListCommand() *cobra.Command {
+	cmd := paged(remote(leaf("list [--json]", "Lists all tenants", "  $ caddy keytoll tenants list\n  $ caddy keytoll tenants list --all --json", 0,
+		func(s *session, _ []string) error {
+			return printList(s, "tenants", "ID\tNAME\tPLAN\tSTATUS\tPERMISSIONS\tCREATED", func(t mgmt.Tenant) []string {
+				return []string{t.ID, dash(t.Name), dash(t.Plan), t.Status, boundText(t.Permissions), stamp(&t.CreatedAt)}
+			}, func(c *mgmt.Client, p mgmt.Page) ([]mgmt.Tenant, string, error) {
+				list, err := c.Tenants(p)
+				return list.Tenants, list.Next, err
+			})
+		})))
+	return complete(cmd, nil)
+}
+
+// boundText shows what a tenant's keys may hold.
+func boundText(permissions []string) string {
+	switch {
+	case permissions == nil:
+		return "any"
+	case len(permissions) == 0:
+		return "none"
+	}
+	return strings.Join(permissions, ", ")
 }
 
 // tenantCommand makes a command that does one thing to one tenant and shows it.
 func tenantCommand(verb, short string, do func(*mgmt.Client, string) (mgmt.Tenant, error)) *cobra.Command {
-	return remote(leaf(verb+" <id> [--json]", short, "  $ caddy keytoll tenants "+verb+" acme", 1, func(s *session, args []string) error {
+	return complete(remote(leaf(verb+" <id> [--json]", short, "  $ caddy keytoll tenants "+verb+" acme", 1, func(s *session, args []string) error {
 		c, err := s.client()
 		if err != nil {
 			return err
@@ -95,7 +142,7 @@ func tenantCommand(verb, short string, do func(*mgmt.Client, string) (mgmt.Tenan
 			return err
 		}
 		return s.printTenant(t)
-	}))
+	})), nil)
 }
 
 func setTenantStatus(status string) func(*mgmt.Client, string) (mgmt.Tenant, error) {
@@ -105,7 +152,7 @@ func setTenantStatus(status string) func(*mgmt.Client, string) (mgmt.Tenant, err
 }
 
 func tenantsDeleteCommand() *cobra.Command {
-	return remote(leaf("delete <id> [--json]", "Deletes a tenant and all its keys for good", "  $ caddy keytoll tenants delete acme", 1,
+	return complete(remote(leaf("delete <id> [--json]", "Deletes a tenant and all its keys for good", "  $ caddy keytoll tenants delete acme", 1,
 		func(s *session, args []string) error {
 			c, err := s.client()
 			if err != nil {
@@ -119,5 +166,5 @@ func tenantsDeleteCommand() *cobra.Command {
 				return s.printJSON(map[string]any{"id": args[0], "deleted": true})
 			}
 			return nil
-		}))
+		})), nil)
 }

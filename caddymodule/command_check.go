@@ -1,0 +1,79 @@
+package caddymodule
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keytoll/keytoll/caddymodule/store/boltstore"
+)
+
+func checkCommand() *cobra.Command {
+	cmd := file(leaf("check [<file>] [--db <path>] [--master-key <placeholder>] [--json]", "Checks a backup, or the database of a stopped server",
+		`  $ caddy keytoll check
+  $ caddy keytoll check --db /var/lib/keytoll/keytoll.db
+  $ caddy keytoll check keytoll-backup.db --master-key {file./var/lib/keytoll/master.key}`, several, check))
+	cmd.Long = `Reads a whole database and changes nothing: its pages, the seal and the form of
+each record, and that the records fit together. The exit code is 1 if anything is
+wrong.`
+	return offline(cmd, true)
+}
+
+// checked is the result of a check.
+type checked struct {
+	Database    string   `json:"database"`
+	Bytes       int64    `json:"bytes"`
+	Schema      uint32   `json:"schema"`
+	Commits     uint64   `json:"commits"`
+	Tenants     int      `json:"tenants"`
+	Keys        int      `json:"keys"`
+	Revoked     int      `json:"revoked"`
+	Uses        int      `json:"uses"`
+	Audit       int      `json:"audit"`
+	Answers     int      `json:"answers"`
+	Revocations int      `json:"revocations"`
+	Problems    []string `json:"problems"`
+}
+
+func check(s *session, args []string) error {
+	path := s.database()
+	switch {
+	case len(args) > 1 || len(args) == 1 && s.given("db"):
+		return usage("%s takes one file, or --db", s.cmd.CommandPath())
+	case len(args) == 1:
+		path = args[0]
+	}
+	master, err := s.master()
+	if err != nil {
+		return err
+	}
+	r, err := boltstore.Check(path, master)
+	if err != nil {
+		return offlineFailure(err, path)
+	}
+	if err := s.printChecked(path, r); err != nil {
+		return err
+	}
+	if len(r.Problems) > 0 {
+		return &failure{message: fmt.Sprintf("database %s has %d problems", path, len(r.Problems)), hints: []string{
+			"stop the server, then: caddy keytoll restore <backup> --db <path>"}}
+	}
+	return nil
+}
+
+func (s *session) printChecked(path string, r boltstore.Report) error {
+	if s.json() {
+		return s.printJSON(checked{path, r.Bytes, r.Schema, r.Commits, r.Tenants, r.Keys, r.Revoked, r.Uses, r.Audit, r.Answers,
+			r.Buried, append([]string{}, r.Problems...)})
+	}
+	rows := []row{{"database", path}, {"bytes", decimal(r.Bytes)}, {"schema", decimal(r.Schema)}, {"commits", decimal(r.Commits)},
+		{"tenants", decimal(r.Tenants)}, {"keys", fmt.Sprintf("%d, %d of them revoked", r.Keys, r.Revoked)}, {"uses", decimal(r.Uses)},
+		{"audit entries", decimal(r.Audit)}, {"kept answers", decimal(r.Answers)}, {"revocations", decimal(r.Buried)}}
+	if len(r.Problems) == 0 {
+		rows = append(rows, row{"problems", "none"})
+	}
+	for _, p := range r.Problems {
+		rows = append(rows, row{"problem", p})
+	}
+	return s.printRows(rows...)
+}
