@@ -235,6 +235,9 @@ func (a *App) join() error {
 	if err != nil {
 		return err
 	}
+	if s, ok := e.Store.(interface{ Replayed() int }); ok && s.Replayed() > 0 {
+		a.logger.Warn("the database is older than some revocations: these keys were revoked again", zap.Int("keys", s.Replayed()))
+	}
 	reg := a.newRegistrar(e)
 	if err := a.seed(reg, e.Store); err != nil {
 		_, _ = engines.Delete(a.backend.Identity())

@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
 )
 
@@ -102,6 +103,11 @@ func (a *API) parseRequire(h httpcaddyfile.Helper) error {
 	args := h.RemainingArgs()
 	if len(args) == 0 {
 		return h.Err("require needs a permission, or an action and a permission: require admin, or require create keys:write")
+	}
+	for _, p := range args {
+		if err := access.CheckPermission(p); err != nil {
+			return h.WrapErr(err)
+		}
 	}
 	if len(args) == 1 || !isAction(args[0]) {
 		if a.Require != nil {

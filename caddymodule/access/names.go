@@ -62,7 +62,8 @@ func CheckMetadata(m map[string]string) error {
 }
 
 // CheckPermission says what is wrong with a permission name, or nil: 1 to 64
-// visible ASCII characters but quotes, comma and backslash.
+// visible ASCII characters but quotes, comma and backslash; '*' may only be the
+// last, as a wildcard.
 func CheckPermission(s string) error {
 	if s == "" || len(s) > 64 {
 		return fmt.Errorf("permission %q: want 1 to 64 characters", clip(s))
@@ -70,6 +71,9 @@ func CheckPermission(s string) error {
 	for i := range len(s) {
 		if c := s[i]; c <= ' ' || c >= 0x7f || c == '"' || c == ',' || c == '\\' {
 			return fmt.Errorf("permission %q: %q may not be part of a permission", s, c)
+		}
+		if s[i] == '*' && i < len(s)-1 {
+			return fmt.Errorf("permission %q: a wildcard may only be the last character, as in rules:*", s)
 		}
 	}
 	return nil

@@ -129,16 +129,10 @@ func TestSalt(t *testing.T) {
 	}
 }
 
-func TestRefusals(t *testing.T) {
-	set, minted := ours(t)
-	wrong := []byte(minted)
-	wrong[10]++
-	if wrong[10] == '9'+1 || wrong[10] == 'Z'+1 || wrong[10] == 'z'+1 {
-		wrong[10] = 'A'
-	}
-	json := func(members string) string { return `{"tenant":"acme","sha256":"` + sumHex + `",` + members + `}` }
-	tests := []struct{ line, field, message string }{
-		{`{"tenant":"acme","key":"` + string(wrong) + `"}`, "key", "wrong checksum"},
+// refusals are lines that are refused, with the field and a part of the message.
+func refusals(json func(string) string, wrong string) []struct{ line, field, message string } {
+	return []struct{ line, field, message string }{
+		{`{"tenant":"acme","key":"` + wrong + `"}`, "key", "wrong checksum"},
 		{`{"tenant":"acme","key":"abc"}`, "key", "guessed"},
 		{`{"tenant":"acme","key":"has a space"}`, "key", "visible ASCII"},
 		{`{"tenant":"acme","key":"` + strings.Repeat("k", token.MaxLen+1) + `"}`, "key", "visible ASCII"},
@@ -188,6 +182,17 @@ func TestRefusals(t *testing.T) {
 		{"\xff", "", "UTF-8"},
 		{json(`"description":"` + strings.Repeat("x", MaxLine) + `"`), "", "longer than"},
 	}
+}
+
+func TestRefusals(t *testing.T) {
+	set, minted := ours(t)
+	wrong := []byte(minted)
+	wrong[10]++
+	if wrong[10] == '9'+1 || wrong[10] == 'Z'+1 || wrong[10] == 'z'+1 {
+		wrong[10] = 'A'
+	}
+	json := func(members string) string { return `{"tenant":"acme","sha256":"` + sumHex + `",` + members + `}` }
+	tests := refusals(json, string(wrong))
 	var file strings.Builder
 	file.WriteString(json(`"name":"first"`) + "\n")
 	for _, tt := range tests {

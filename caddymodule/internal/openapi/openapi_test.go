@@ -43,7 +43,7 @@ func TestMatch(t *testing.T) {
 		{"OPTIONS", "/users", "-"},
 		{"GET", "/users/", "-"},
 		{"GET", "/users/me", "whoAmI"},
-		{"GET", "/Users/ME", "whoAmI"},
+		{"GET", "/uSers/ME", "whoAmI"},
 		{"DELETE", "/users/me", "-"}, // the literal template has no such method
 		{"GET", "/users/42", "getUser"},
 		{"HEAD", "/users/42", "probeUser"},
