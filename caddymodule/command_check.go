@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +47,9 @@ func check(s *session, args []string) error {
 	master, err := s.master()
 	if err != nil {
 		return err
+	}
+	if _, err := os.Stat(path); err != nil { // before the master key is missed beside it
+		return offlineFailure(err, path)
 	}
 	r, err := boltstore.Check(path, master)
 	if err != nil {

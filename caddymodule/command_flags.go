@@ -137,13 +137,10 @@ func (s *session) rate() (*mgmt.Rate, error) {
 // empty is no entry at all.
 func (s *session) metadata() (map[string]string, error) {
 	list, _ := s.cmd.Flags().GetStringArray("metadata")
-	if len(list) == 0 {
+	if !s.given("metadata") {
 		return nil, nil
 	}
-	m := map[string]string{}
-	if len(list) == 1 && list[0] == "" {
-		return m, nil
-	}
+	m := map[string]string{} // a flag that is empty is no element of the list
 	for _, kv := range list {
 		k, v, ok := strings.Cut(kv, "=")
 		if !ok || k == "" {

@@ -33,9 +33,15 @@ func TestMain(m *testing.M) {
 
 // keytoll runs a command line in this process.
 func keytoll(args ...string) (stdout, stderr string, err error) {
+	return keytollIn("", args...)
+}
+
+// keytollIn is keytoll with something on standard input.
+func keytollIn(stdin string, args ...string) (stdout, stderr string, err error) {
 	root := &cobra.Command{Use: "keytoll"}
 	keytollCommand(root)
 	var out, errs bytes.Buffer
+	root.SetIn(strings.NewReader(stdin))
 	root.SetOut(&out)
 	root.SetErr(&errs)
 	root.SetArgs(args)
@@ -147,29 +153,62 @@ func TestCommandErrorsSayTheNextStep(t *testing.T) {
 		want []string
 		code int
 	}{
-		"no tenant":       {[]string{"keys", "create", "--tenant", "acme", "--address", addr}, []string{`there is no tenant "acme"`, "hint: caddy keytoll tenants create acme"}, 1},
-		"no server":       {[]string{"status", "--address", "127.0.0.1:1"}, []string{"no caddy answers at 127.0.0.1:1", "hint: start it: caddy run", "--address"}, 1},
-		"no port":         {[]string{"status", "--address", "localhost"}, []string{`"localhost" is no admin address`, "localhost:2019"}, 1},
-		"no keytoll":      {[]string{"status", "--address", bare.Listener.Addr().String()}, []string{"this server has no keytoll", "hint: "}, 1},
-		"no config":       {[]string{"status", "--config", "/nonexistent/Caddyfile"}, []string{"admin address is not known", "hint: "}, 1},
-		"not our id":      {[]string{"keys", "revoke", "42", "--address", addr}, []string{"not a key id", "hint: caddy keytoll keys list"}, 1},
-		"no plan":         {[]string{"tenants", "create", "b", "--plan", "gold", "--address", addr}, []string{`there is no plan "gold"`, "hint: "}, 1},
-		"no --tenant":     {[]string{"keys", "create"}, []string{"keys create needs --tenant", "hint: "}, 2},
-		"bad expiry":      {[]string{"keys", "create", "--tenant", "a", "--expires", "soon"}, []string{`--expires "soon": want a time`}, 2},
-		"past":            {[]string{"keys", "create", "--tenant", "a", "--expires", "2001-01-01T00:00:00Z"}, []string{"is in the past"}, 2},
-		"NaN rate":        {[]string{"keys", "create", "--tenant", "a", "--rate", "NaN/1m"}, []string{"--rate: "}, 2},
-		"burst alone":     {[]string{"keys", "create", "--tenant", "a", "--burst", "3"}, []string{"--burst needs --rate"}, 2},
-		"bad metadata":    {[]string{"keys", "create", "--tenant", "a", "--metadata", "x"}, []string{"want key=value"}, 2},
-		"no such flag":    {[]string{"keys", "create", "--tennant", "a"}, []string{"unknown flag: --tennant", "hint: keytoll keys create --help"}, 2},
-		"no such command": {[]string{"keys", "crate"}, []string{`there is no command "keytoll keys crate"`, "hint: keytoll keys --help"}, 2},
-		"no such group":   {[]string{"kyes", "create"}, []string{"there is no command"}, 2},
-		"no argument":     {[]string{"tenants", "create"}, []string{"takes 1 argument, not 0"}, 2},
-		"bad init":        {[]string{"init", "--tenant", "a b"}, []string{"tenant id"}, 2},
+		"no tenant":           {[]string{"keys", "create", "--tenant", "acme", "--address", addr}, []string{`there is no tenant "acme"`, "hint: caddy keytoll tenants create acme"}, 1},
+		"no server":           {[]string{"status", "--address", "127.0.0.1:1"}, []string{"no caddy answers at 127.0.0.1:1", "hint: start it: caddy run", "--address"}, 1},
+		"no port":             {[]string{"status", "--address", "localhost"}, []string{`"localhost" is no admin address`, "localhost:2019"}, 1},
+		"no keytoll":          {[]string{"status", "--address", bare.Listener.Addr().String()}, []string{"this server has no keytoll", "hint: "}, 1},
+		"no config":           {[]string{"status", "--config", "/nonexistent/Caddyfile"}, []string{"admin address is not known", "hint: "}, 1},
+		"not our id":          {[]string{"keys", "revoke", "42", "--address", addr}, []string{"not a key id", "hint: caddy keytoll keys list"}, 1},
+		"no plan":             {[]string{"tenants", "create", "b", "--plan", "gold", "--address", addr}, []string{`there is no plan "gold"`, "hint: "}, 1},
+		"no --tenant":         {[]string{"keys", "create"}, []string{"keys create needs --tenant", "hint: "}, 2},
+		"bad expiry":          {[]string{"keys", "create", "--tenant", "a", "--expires", "soon"}, []string{`--expires "soon": want a time`}, 2},
+		"past":                {[]string{"keys", "create", "--tenant", "a", "--expires", "2001-01-01T00:00:00Z"}, []string{"is in the past"}, 2},
+		"NaN rate":            {[]string{"keys", "create", "--tenant", "a", "--rate", "NaN/1m"}, []string{"--rate: "}, 2},
+		"burst alone":         {[]string{"keys", "create", "--tenant", "a", "--burst", "3"}, []string{"--burst needs --rate"}, 2},
+		"bad metadata":        {[]string{"keys", "create", "--tenant", "a", "--metadata", "x"}, []string{"want key=value"}, 2},
+		"no such flag":        {[]string{"keys", "create", "--tennant", "a"}, []string{"unknown flag: --tennant", "hint: keytoll keys create --help"}, 2},
+		"no such command":     {[]string{"keys", "crate"}, []string{`there is no command "keytoll keys crate"`, "hint: keytoll keys --help"}, 2},
+		"no such group":       {[]string{"kyes", "create"}, []string{"there is no command"}, 2},
+		"no argument":         {[]string{"tenants", "create"}, []string{"takes 1 argument, not 0"}, 2},
+		"nothing to change":   {[]string{"keys", "update", "key_4fKq0ZbW81TnXyUc", "--address", addr}, []string{"needs a flag that says what to change", "hint: keytoll keys update --help"}, 2},
+		"two expiries":        {[]string{"keys", "create", "--tenant", "a", "--expires", "1d", "--expires-in", "1d"}, []string{"give one of --expires"}, 2},
+		"never and then":      {[]string{"keys", "update", "k", "--never", "--expires-in", "1d"}, []string{"not both"}, 2},
+		"two rates":           {[]string{"keys", "update", "k", "--plan-rate", "--rate", "1/1m"}, []string{"not both"}, 2},
+		"on and off":          {[]string{"keys", "update", "k", "--enable", "--disable"}, []string{"not both"}, 2},
+		"grace":               {[]string{"keys", "rotate", "k", "--grace", "soon"}, []string{`--grace "soon": want whole seconds`}, 2},
+		"no such key":         {[]string{"keys", "rotate", "key_4fKq0ZbW81TnXyUc", "--address", addr}, []string{"there is no key", "hint: "}, 1},
+		"revoke nothing":      {[]string{"keys", "revoke"}, []string{"takes ids of keys, or --secret", "hint: "}, 2},
+		"secret as argument":  {[]string{"keys", "revoke", "--secret", "ak_live_x"}, []string{"reads keys from standard input"}, 2},
+		"no secret":           {[]string{"keys", "revoke", "--secret"}, []string{"no key on standard input", "keys revoke --secret"}, 2},
+		"nothing to inspect":  {[]string{"keys", "inspect", "--prefix", "kt_"}, []string{"no key on standard input", "hint: printf"}, 2},
+		"bad prefix":          {[]string{"keys", "inspect", "--prefix", "kt"}, []string{"--prefix: ", "hint: "}, 2},
+		"bad limit":           {[]string{"keys", "list", "--limit", "0"}, []string{"--limit 0: want 1 or more"}, 2},
+		"all and some":        {[]string{"keys", "list", "--limit", "5", "--all"}, []string{"not both"}, 2},
+		"bad since":           {[]string{"audit", "list", "--since", "then"}, []string{`--since "then": want a time`}, 2},
+		"no such export":      {[]string{"import", "/nonexistent"}, []string{"cannot be read", "or - for standard input"}, 2},
+		"empty export":        {[]string{"import", "-", "--address", addr}, []string{"this is no export", "caddy keytoll keys import"}, 1},
+		"empty keys":          {[]string{"keys", "import", "-", "--address", addr}, []string{"the file is empty", "hint: "}, 1},
+		"bad salt":            {[]string{"keys", "import", "-", "--salt", "hex:x"}, []string{"--salt: want"}, 2},
+		"salt's place":        {[]string{"keys", "import", "-", "--salt-position", "middle"}, []string{"want prefix or suffix"}, 2},
+		"import's tenant":     {[]string{"keys", "import", "-", "--tenant", "a b"}, []string{"--tenant: "}, 2},
+		"no backup's place":   {[]string{"backup", "/nonexistent/a.db", "--address", addr}, []string{"no such file or directory", "hint: name a file in a directory"}, 1},
+		"no database":         {[]string{"check", "/nonexistent/a.db"}, []string{"no such file", "hint: name the database with --db"}, 1},
+		"nothing to compact":  {[]string{"compact", "--db", "/nonexistent/a.db"}, []string{"hint: name the database with --db"}, 1},
+		"key in the open":     {[]string{"check", "--master-key", "AAAA"}, []string{"--master-key: want {file."}, 2},
+		"no such master key":  {[]string{"check", "--master-key", "{env.NO_SUCH_KEY}"}, []string{"there is no such value", "hint: "}, 1},
+		"two databases":       {[]string{"check", "a", "--db", "b"}, []string{"takes one file, or --db"}, 2},
+		"export twice JSON":   {[]string{"export", "-", "--json", "--address", addr}, []string{"leave --json out"}, 2},
+		"nothing of a tenant": {[]string{"tenants", "update", "a"}, []string{"needs a flag that says what to change"}, 2},
+		"bound twice":         {[]string{"tenants", "update", "a", "--permissions", "x", "--any-permission"}, []string{"not both"}, 2},
+		"bad init":            {[]string{"init", "--tenant", "a b"}, []string{"tenant id"}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, errs, err := keytoll(c.args...)
 			if err == nil || out != "" {
 				t.Fatalf("error %v, standard output %q", err, out)
+			}
+			if !strings.Contains(errs, "keytoll: hint: ") {
+				t.Errorf("standard error %q says no next step", errs)
 			}
 			for _, want := range c.want {
 				if !strings.Contains(errs, want) {
