@@ -52,7 +52,13 @@ func keytollIn(stdin string, args ...string) (stdout, stderr string, err error) 
 // adminServer is an admin endpoint with the operator door alone.
 func adminServer(t *testing.T) (address string) {
 	t.Helper()
-	b, err := boltstore.New(boltstore.Options{Path: filepath.Join(t.TempDir(), "keytoll.db")})
+	return adminServerAt(t, filepath.Join(t.TempDir(), "keytoll.db"))
+}
+
+// adminServerAt is adminServer with its database at path, until the test ends.
+func adminServerAt(t *testing.T, path string) (address string) {
+	t.Helper()
+	b, err := boltstore.New(boltstore.Options{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
