@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -240,6 +241,34 @@ func TestRotationThatWasLost(t *testing.T) {
 	}
 }
 
+// A key that ends itself gets the answer: what ends with it is its other
+// requests. The answer to a rotation without a grace holds the only secret that
+// is good then.
+func TestKeyThatEndsItself(t *testing.T) {
+	g := newGateway(t, "", apiSite)
+	id, key := g.key("acme", registrar.CreateKeyRequest{})
+	path := keysPath + "/" + id.String()
+	for range 20 {
+		key = g.api("POST", path+"/rotate", key, "").expect(t, 200).text(t, "key")
+	}
+	for range 20 {
+		g.api("PATCH", path, key, `{"disabled":true}`).expect(t, 200)
+		if _, err := g.registrar().EnableKey(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		g.api("PATCH", path, key, `{"expires_in_days":1}`).expect(t, 200)
+		g.api("PATCH", path, key, `{"addresses":["192.0.2.1"]}`).expect(t, 200)
+		if _, err := g.registrar().UpdateKey(t.Context(), id, registrar.KeyUpdate{Never: true, Addresses: new([]netip.Prefix)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 20 {
+		id, key := g.key("acme", registrar.CreateKeyRequest{})
+		g.api("DELETE", keysPath+"/"+id.String(), key, "").expect(t, 204)
+		g.api("GET", "/", key, "").expect(t, 401)
+	}
+}
+
 // Rotations at once with one idempotency key are one.
 func TestRotationsAtOnce(t *testing.T) {
 	g := newGateway(t, "", apiSite)
@@ -365,4 +394,27 @@ func TestExpiryIsAnnouncedAndKept(t *testing.T) {
 	}
 	g.api("PATCH", keysPath+"/"+short.text(t, "id"), m, `{"expires_in_days":5}`).expect(t, 200)
 	g.api("GET", "/", short.text(t, "key"), "").expect(t, 200)
+}
+
+// A key that nobody uses expires; one that is used does not.
+func TestIdleKeysExpire(t *testing.T) {
+	g := newGateway(t, "keys {\n idle_expiry 3s\n}", apiSite)
+	_, m := g.key("acme", registrar.CreateKeyRequest{})
+	idle := g.api("POST", keysPath, m, `{}`).expect(t, 201)
+	once := g.api("POST", keysPath, m, `{}`).expect(t, 201)
+	g.api("GET", "/", once.text(t, "key"), "").expect(t, 200)
+	g.restart() // keys are looked at when Caddy starts, and now and then
+	g.api("GET", "/", idle.text(t, "key"), "").expect(t, 200)
+	quiet := time.Now().Unix() + 4
+	eventually(t, "4 seconds", func() bool { return time.Now().Unix() > quiet })
+	_, busy := g.key("acme", registrar.CreateKeyRequest{})
+	g.api("GET", "/", busy, "").expect(t, 200)
+	g.restart()
+	for _, k := range []reply{idle, once} {
+		eventually(t, "an idle key is refused", func() bool { return g.api("GET", "/", k.text(t, "key"), "").StatusCode == 401 })
+	}
+	g.api("GET", "/", busy, "").expect(t, 200)
+	if n := strings.Count(g.operator("GET", "/audit?action=key.expired&actor=system", "").expect(t, 200).body, `"seq"`); n < 2 {
+		t.Errorf("%d entries of idle keys", n)
+	}
 }
