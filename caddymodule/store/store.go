@@ -99,7 +99,9 @@ type Reader interface {
 	// Audit calls yield for the audit records with numbers greater than after, in
 	// order, until it returns false.
 	Audit(after uint64, yield func(seq uint64, record []byte) bool) error
-	// LastAudit returns the newest audit record, or 0 and nil.
+	// LastAudit returns the newest audit record, or 0 and nil. If the newest that
+	// was put is gone and TrimAudit did not delete it, that is its number and nil:
+	// somebody cut the trail off, and what is put next leaves a gap.
 	LastAudit() (seq uint64, record []byte, err error)
 	// Answer returns what PutAnswer stored under id and until when it is kept,
 	// also past that time, or ErrNotFound.

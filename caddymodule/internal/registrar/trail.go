@@ -74,8 +74,9 @@ type trimmed struct {
 const actionTrimmed = "audit.trimmed"
 
 // VerifyAudit checks the whole audit trail and returns how many entries it
-// has. At a record that was changed, removed or moved it returns an error that
-// wraps audit.ErrBroken and names its number, and how many came before it.
+// has. At a record that was changed, removed or moved, the newest too, it
+// returns an error that wraps audit.ErrBroken and names its number, and how
+// many came before it.
 // Other errors: Unavailable.
 func (r *Registrar) VerifyAudit(ctx context.Context) (count uint64, err error) {
 	err = r.o.Store.View(ctx, func(rd store.Reader) (bad error) {
@@ -104,6 +105,13 @@ func (r *Registrar) VerifyAudit(ctx context.Context) (count uint64, err error) {
 		if err = errors.Join(err, bad); err == nil && count > 0 && start != anchor {
 			err = fmt.Errorf("%w: it starts with record %d and was trimmed to record %d", audit.ErrBroken, start, anchor)
 		}
+		if err != nil {
+			return err
+		}
+		newest, _, err := rd.LastAudit()
+		if err == nil && newest != v.Last() {
+			err = fmt.Errorf("%w: record %d is missing, %d was the newest", audit.ErrBroken, v.Last()+1, newest)
+		}
 		return err
 	})
 	return count, public("verifying the audit trail", err)
@@ -116,6 +124,20 @@ func (r *Registrar) RecordBackup(ctx context.Context, bytes int64) error {
 		return r.record(ctx, tx, act{action: "backup.made", object: "database", after: map[string]int64{"bytes": bytes}})
 	})
 	return public("recording a backup", err)
+}
+
+// RecordReplay notes in the audit trail that the store revoked n keys when it
+// was opened, because the database was older than its list of revocations. It
+// does nothing for none. Errors: Unavailable.
+func (r *Registrar) RecordReplay(ctx context.Context, n int) error {
+	if n <= 0 {
+		return nil
+	}
+	ctx = WithActor(ctx, access.Actor{Kind: access.ActorSystem, Name: "store"})
+	err := r.o.Store.Update(ctx, func(tx store.Tx) error {
+		return r.record(ctx, tx, act{action: "keys.replayed", object: "keys", after: map[string]int{"revoked": n}})
+	})
+	return public("recording a replay of revocations", err)
 }
 
 // trimBatch is how many entries one transaction drops.

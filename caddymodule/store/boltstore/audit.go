@@ -3,6 +3,7 @@ package boltstore
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 )
 
@@ -40,18 +41,59 @@ func (r *reader) Audit(after uint64, yield func(seq uint64, record []byte) bool)
 func (r *reader) LastAudit() (seq uint64, record []byte, err error) {
 	r.inside = true
 	defer func() { r.inside = false }()
-	b := r.tx.Bucket(bucketAudit)
-	if b == nil {
-		return 0, nil, nil
+	_, noted, err := readCommits(r.s.path, r.tx.Bucket(bucketMeta), r.tagger)
+	if err != nil {
+		return 0, nil, err
 	}
-	k, v := b.Cursor().Last()
+	k, v := r.lastAudit()
+	if k != nil {
+		seq = binary.BigEndian.Uint64(k)
+	}
+	if noted != nil && *noted > seq {
+		return *noted, nil, nil
+	}
 	if k == nil {
 		return 0, nil, nil
 	}
 	if record, err = r.open(bucketAudit, k, v); err != nil {
 		return 0, nil, err
 	}
-	return binary.BigEndian.Uint64(k), bytes.Clone(record), nil
+	return seq, bytes.Clone(record), nil
+}
+
+// lastAudit returns the newest audit record that is there, as bbolt has it, or
+// nil.
+func (r *reader) lastAudit() (id, value []byte) {
+	b := r.tx.Bucket(bucketAudit)
+	if b == nil {
+		return nil, nil
+	}
+	return b.Cursor().Last()
+}
+
+// noteAudit notes the number of the newest audit record, so that one that goes
+// without being trimmed is missed.
+func (t *tx) noteAudit(seq uint64) error {
+	t.inside = true
+	err := putCommits(t.tx.Bucket(bucketMeta), t.tagger, t.s.commits, seq)
+	t.inside = false
+	return storageError(t.s.path, err)
+}
+
+// countCommit notes the number of the commit that is to come.
+func (t *tx) countCommit() error {
+	meta := t.tx.Bucket(bucketMeta)
+	_, noted, err := readCommits(t.s.path, meta, t.tagger)
+	if err != nil {
+		return err
+	}
+	if noted == nil { // the database is older than the note
+		noted = new(uint64)
+		if k, _ := t.lastAudit(); k != nil {
+			*noted = binary.BigEndian.Uint64(k)
+		}
+	}
+	return putCommits(meta, t.tagger, t.s.commits+1, *noted)
 }
 
 // PutAudit implements store.Tx. Number 0 is refused.
@@ -68,7 +110,7 @@ func (t *tx) PutAudit(seq uint64, record []byte) error {
 	t.inside = true
 	t.tx.Bucket(bucketAudit).FillPercent = 0.95 // records are only appended
 	t.inside = false
-	return t.put(bucketAudit, auditID(seq), b)
+	return errors.Join(t.put(bucketAudit, auditID(seq), b), t.noteAudit(seq))
 }
 
 // TrimAudit implements store.Tx.
@@ -81,7 +123,16 @@ func (t *tx) TrimAudit(before uint64) error {
 		ids = append(ids, bytes.Clone(k))
 	}
 	t.inside = false
-	return t.deleteAll(bucketAudit, ids)
+	if err := t.deleteAll(bucketAudit, ids); err != nil {
+		return err
+	}
+	t.inside = true
+	left, _ := t.lastAudit()
+	t.inside = false
+	if left == nil {
+		return t.noteAudit(0)
+	}
+	return nil
 }
 
 func (t *tx) deleteAll(bucket []byte, ids [][]byte) error {

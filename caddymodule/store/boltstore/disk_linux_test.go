@@ -184,7 +184,7 @@ func TestUndo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = errors.Join(tx.Bucket(bucketTenants).Delete([]byte("acme")), putCommits(tx.Bucket(bucketMeta), newTagger(s.master.Derive(tagPurpose)), s.commits+1))
+	err = errors.Join(tx.Bucket(bucketTenants).Delete([]byte("acme")), putCommits(tx.Bucket(bucketMeta), newTagger(s.master.Derive(tagPurpose)), s.commits+1, 0))
 	undo := s.prepareUndo(tx)
 	if err = errors.Join(err, tx.Commit()); err != nil {
 		t.Fatal(err)

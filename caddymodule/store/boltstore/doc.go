@@ -15,7 +15,8 @@
 //
 //	meta         schema   → version, 4 bytes big endian
 //	             check    → HMAC that tells whether the master key is right
-//	             commits  → number of the last commit, 8 bytes big endian ‖ tag
+//	             commits  → number of the last commit, that of the newest audit
+//	                        record, 8 bytes big endian each ‖ tag
 //	tenants      id                → tenant record ‖ tag
 //	keys         key id, 16 bytes  → key record ‖ tag
 //	tenant_keys  tenant 0x00 key id → empty; lists the keys of a tenant
@@ -28,7 +29,8 @@
 //	             the .revoked file and those that it may lose in a power cut
 //
 // The buckets from uses on came with schema version 2. A database of version 1
-// is read as it is and becomes one of version 2 with its first change.
+// is read as it is and becomes one of version 2 with its first change. Where
+// meta has no number of an audit record the first change adds it.
 //
 // A tag is the first 16 bytes of HMAC-SHA-256, under a key derived from the
 // master key, of the bucket's name, the id and the record: bbolt keeps no

@@ -96,7 +96,7 @@ func fill(tmp string, m token.Master, open openFunc) error {
 		return errors.Join(
 			upgrade(tx),
 			meta.Put(metaCheck, checkValue(m)),
-			putCommits(meta, newTagger(m.Derive(tagPurpose)), 1))
+			putCommits(meta, newTagger(m.Derive(tagPurpose)), 1, 0))
 	})
 	return errors.Join(err, db.Sync(), db.Close())
 }
@@ -111,8 +111,11 @@ func upgrade(tx *bolt.Tx) error {
 	return tx.Bucket(bucketMeta).Put(metaSchema, binary.BigEndian.AppendUint32(nil, schema))
 }
 
-func putCommits(meta *bolt.Bucket, t *tagger, n uint64) error {
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, 8+tagLen), n)
+// putCommits notes the number of the last commit and that of the newest audit
+// record, 0 if there is none.
+func putCommits(meta *bolt.Bucket, t *tagger, n, audited uint64) error {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 16+tagLen), n)
+	b = binary.BigEndian.AppendUint64(b, audited)
 	return meta.Put(metaCommits, t.seal(bucketMeta, metaCommits, b))
 }
 

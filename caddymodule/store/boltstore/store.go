@@ -190,7 +190,7 @@ func (s *Store) update(fn func(store.Tx) error) (t *tx, err error) {
 		}
 	}
 	t.inside = true
-	if err = putCommits(t.tx.Bucket(bucketMeta), t.tagger, s.commits+1); err != nil {
+	if err = t.countCommit(); err != nil {
 		return nil, storageError(s.path, err)
 	}
 	undo := s.prepareUndo(t.tx)

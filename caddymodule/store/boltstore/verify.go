@@ -74,9 +74,19 @@ func (s *Store) verifyCommits() error {
 func (s *Store) commitsIn(meta *bolt.Bucket) (uint64, error) {
 	t := s.taggers.Get().(*tagger)
 	defer s.taggers.Put(t)
+	n, _, err := readCommits(s.path, meta, t)
+	return n, err
+}
+
+// readCommits returns what putCommits noted. Older databases hold the number of
+// the last commit alone; audited is nil then.
+func readCommits(path string, meta *bolt.Bucket, t *tagger) (n uint64, audited *uint64, err error) {
 	b, ok := t.open(bucketMeta, metaCommits, meta.Get(metaCommits))
-	if !ok || len(b) != 8 {
-		return 0, damaged(s.path, "the commit number fails its tag")
+	switch {
+	case ok && len(b) == 16:
+		return binary.BigEndian.Uint64(b), new(binary.BigEndian.Uint64(b[8:])), nil
+	case ok && len(b) == 8:
+		return binary.BigEndian.Uint64(b), nil, nil
 	}
-	return binary.BigEndian.Uint64(b), nil
+	return 0, nil, damaged(path, "the commit number fails its tag")
 }
