@@ -43,7 +43,7 @@ func keytollCommand(root *cobra.Command) {
   $ caddy keytoll backup keytoll-backup.db`
 	group(root, initCommand(), statusCommand(), tenantsCommand(), keysCommand(), auditCommand(),
 		backupCommand(), restoreCommand(), checkCommand(), compactCommand(), exportCommand(), importCommand(),
-		conformanceCommand())
+		file(conformanceCommand()))
 }
 
 // group makes cmd a command that only has others. Without this, cobra answers

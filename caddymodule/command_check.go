@@ -59,7 +59,7 @@ func check(s *session, args []string) error {
 		return err
 	}
 	if len(r.Problems) > 0 {
-		return &failure{message: fmt.Sprintf("database %s has %d problems", path, len(r.Problems)), hints: []string{
+		return &failure{message: fmt.Sprintf("database %s does not hold together: problems: %d", path, len(r.Problems)), hints: []string{
 			"stop the server, then: caddy keytoll restore <backup> --db <path>"}}
 	}
 	return nil

@@ -50,7 +50,7 @@ func TestCommandKeysImport(t *testing.T) {
 	if i := readImported(t, out); err == nil || i.Report != want || len(i.Refusals) != 1 || i.Refusals[0].Line != 4 || i.Refusals[0].Field != "key" {
 		t.Errorf("dry run: %v\n%s", err, out)
 	}
-	if !strings.Contains(errs, "1 lines were refused") || !strings.Contains(errs, "run it without --dry-run") {
+	if !strings.Contains(errs, "1 of 4 lines were refused") || !strings.Contains(errs, "run it without --dry-run") {
 		t.Errorf("dry run: %s", errs)
 	}
 	if out := c.run("tenants", "list", "--json"); strings.Contains(out, "acme") {
@@ -139,7 +139,7 @@ func TestExportAndImportCommands(t *testing.T) {
 	lines := strings.SplitAfter(string(text), "\n")
 	lines[2] = strings.Replace(lines[2], `"digest"`, `"digits"`, 1)
 	out, errs, err := c.try(strings.Join(lines, ""), "import", "-")
-	if err == nil || !strings.Contains(out, "3     digits") || !strings.Contains(errs, "1 lines were refused") {
+	if err == nil || !strings.Contains(out, "3     digits") || !strings.Contains(errs, "1 of 4 lines were refused") {
 		t.Errorf("a wrong line: %v\n%s%s", err, out, errs)
 	}
 	for cut, want := range map[string]string{

@@ -148,11 +148,11 @@ func (im *importing) run(c *mgmt.Client, src io.Reader, o importer.Options) erro
 		note(s.err, "%d keys have a slow or salted hash and no hint: an unknown key may be tried against all of them", report.Unhinted)
 		note(s.err, "hint: add a column hint with what each key starts with")
 	}
-	return refusedLines(report.Refused, how.DryRun)
+	return refusedLines(report.Refused, report.Lines, how.DryRun)
 }
 
 // refusedLines is the failure of an import of which lines were refused.
-func refusedLines(n int, dry bool) error {
+func refusedLines(n, of int, dry bool) error {
 	if n == 0 {
 		return nil
 	}
@@ -160,7 +160,7 @@ func refusedLines(n int, dry bool) error {
 	if dry {
 		again = "mend them, then run it without --dry-run"
 	}
-	return &failure{message: fmt.Sprintf("%d lines were refused", n), hints: []string{again}}
+	return &failure{message: fmt.Sprintf("%d of %d lines were refused", n, of), hints: []string{again}}
 }
 
 func (im *importing) refused(r importer.Refusal) {

@@ -107,7 +107,7 @@ func (h *sheet) add(v any, row func() []string) error {
 
 func (h *sheet) open(w io.Writer) { fmt.Fprintf(w, "{\n  %q: [", h.name) }
 
-// end ends the list. The members stand behind it in JSON.
+// end ends the list with the cursor of its next page; empty if there is none.
 func (h *sheet) end(next string) error {
 	if next == "" {
 		return h.close("", nil)

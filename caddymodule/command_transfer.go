@@ -115,7 +115,7 @@ func importExport(s *session, args []string) error {
 	if err := t.result(); err != nil {
 		return err
 	}
-	return refusedLines(t.report.Refused, t.how.DryRun)
+	return refusedLines(t.report.Refused, t.report.Lines, t.how.DryRun)
 }
 
 func (t *transfer) read(in *bufio.Reader) error {

@@ -36,7 +36,7 @@ func TestCommandTree(t *testing.T) {
 			if cmd.Flags().Lookup("json") == nil {
 				t.Errorf("%s has no --json", path)
 			}
-			if (cmd.ValidArgsFunction == nil) != slices.Contains(takesFiles, cmd.Name()) && cmd.Name() != "conformance" {
+			if (cmd.ValidArgsFunction == nil) != slices.Contains(takesFiles, cmd.Name()) {
 				t.Errorf("%s completes its arguments to the wrong things", path)
 			}
 		}
