@@ -89,6 +89,7 @@ func (a *API) Provision(ctx caddy.Context) error {
 	if a.Gate == nil {
 		a.Gate = new(Handler)
 	}
+	a.Gate.brief = true
 	if err := a.Gate.Provision(ctx); err != nil {
 		return err
 	}
@@ -227,11 +228,15 @@ func (a *App) holds(c mgmt.Caller, need []string) bool {
 		return false
 	}
 	plan := a.planOf(t.Plan)
-	return slices.ContainsFunc(need, func(p string) bool {
+	ok := slices.ContainsFunc(need, func(p string) bool {
 		return a.permissions.Holds(rights.Permissions, p) &&
 			(plan == nil || plan.Permissions == nil || a.permissions.Holds(plan.Permissions, p)) &&
 			(t.Permissions == nil || a.permissions.Holds(t.Permissions, p))
 	})
+	if !ok {
+		e.Refused(&gate.Call{Record: rec, Reason: access.Forbidden, Started: e.Limiter.Now()})
+	}
+	return ok
 }
 
 // planOf returns the plan of a name, the default plan for "", or nil.

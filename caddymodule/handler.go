@@ -98,6 +98,7 @@ type Handler struct {
 	inject  []injector
 	headers rateHeaders
 	access  atomic.Uint32 // see logged
+	brief   bool          // requests are short, and may revoke their own key
 }
 
 // CaddyModule returns the Caddy module information.

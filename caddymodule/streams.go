@@ -18,7 +18,7 @@ var errKeyGone = errors.New("the key of this request is no longer good")
 // within a second, whatever it is: a long download, a stream of events, an
 // upgraded connection.
 func (x *exchange) pass(r *http.Request, next caddyhttp.Handler) error {
-	if x.Record == nil {
+	if x.Record == nil || x.h.brief {
 		return next.ServeHTTP(x, r)
 	}
 	if r.ProtoMajor != 1 {

@@ -12,7 +12,7 @@ func (r *reading) expires() *InputError {
 	if r.expiry != "" {
 		return refused(r.name, "%s and %s both say when the key expires: give one", r.expiry, r.name)
 	}
-	r.expiry = r.name
+	r.expiry, r.out.ExpiryName = r.name, r.name
 	return nil
 }
 
@@ -72,7 +72,7 @@ func (r *reading) rates(v any) (done bool, err *InputError) {
 	if r.rate != "" {
 		return true, refused(r.name, "%s and %s both give the rate: give one", r.rate, r.name)
 	}
-	r.rate, r.out.PlanRate = r.name, v == nil
+	r.rate, r.out.RateName, r.out.PlanRate = r.name, r.name, v == nil
 	return v == nil, nil
 }
 

@@ -45,6 +45,14 @@ func TestInput(t *testing.T) {
 		{Rotate, `{"grace_seconds":60}`, Input{Grace: new(time.Minute)}},
 	} {
 		got, err := c.Input(tt.action, []byte(tt.body))
+		if err == nil {
+			for _, name := range []string{got.ExpiryName, got.RateName} {
+				if name != "" && !strings.Contains(tt.body, `"`+name+`"`) {
+					t.Errorf("%s: %q is no member", tt.body, name)
+				}
+			}
+			got.ExpiryName, got.RateName = "", ""
+		}
 		if err != nil || !reflect.DeepEqual(*got, tt.want) {
 			t.Errorf("%s %s: got %+v, %v", tt.action, tt.body, got, err)
 		}

@@ -59,6 +59,8 @@ type Input struct {
 	Environment *string
 	Disabled    *bool          // at update alone
 	Grace       *time.Duration // at rotate alone; the dialect's own if the request gives none
+	ExpiryName  string         // the member that gave the expiry, by its name in the request
+	RateName    string         // likewise the rate
 }
 
 // InputError is what is wrong with a request body, in words that may be shown.

@@ -81,8 +81,9 @@ type visit struct {
 	caller Caller
 	desk   *registrar.Desk
 	action string
-	id     access.KeyID // zero, which is nobody's, where the path has none of ours
-	plan   string       // name of the caller's plan, if the answer shows it
+	in     *dialect.Input // the body, once it was read
+	id     access.KeyID   // zero, which is nobody's, where the path has none of ours
+	plan   string         // name of the caller's plan, if the answer shows it
 }
 
 // ServeHTTP implements http.Handler.

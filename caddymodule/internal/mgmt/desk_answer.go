@@ -6,6 +6,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
@@ -33,6 +34,7 @@ func (v *visit) input() (*dialect.Input, *registrar.Idempotency, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	v.in = in
 	once, err := idempotency(v.r, v.caller.Key.String(), body)
 	return in, once, err
 }
@@ -82,6 +84,7 @@ func (v *visit) fail(err error) {
 	} else {
 		e = shown(err)
 	}
+	e.Field = v.sent(e.Field)
 	if e.Status == http.StatusInternalServerError && v.o.OnInternal != nil {
 		v.o.OnInternal(v.r, err)
 	}
@@ -90,4 +93,17 @@ func (v *visit) fail(err error) {
 	}
 	values := dialect.Values{KeyID: v.caller.Key.String(), Field: e.Field}
 	v.send(v.o.Dialect.Error(e.Status, e.Code, e.Message, e.Field, "", values))
+}
+
+// sent returns the name under which the client gave a field that can be given
+// in several ways.
+func (v *visit) sent(field string) string {
+	switch {
+	case v.in == nil:
+	case (field == "expires_at" || field == "expires_in") && v.in.ExpiryName != "":
+		return v.in.ExpiryName
+	case strings.HasPrefix(field, "rate") && v.in.RateName != "":
+		return v.in.RateName
+	}
+	return field
 }
