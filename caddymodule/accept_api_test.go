@@ -958,3 +958,34 @@ func TestDoorIsAGate(t *testing.T) {
 		t.Error("a refused request made a key")
 	}
 }
+
+// A configuration that did not come by way of a Caddyfile is held to the same.
+func TestProvisionRefusesBadDoors(t *testing.T) {
+	for _, c := range []struct{ name, door, want string }{
+		{"no kind", `"base":"/k"`, `kind ""`},
+		{"kind", `"kind":"Keys","base":"/k"`, `kind "Keys"`},
+		{"no base", `"kind":"keys"`, `base ""`},
+		{"root", `"kind":"keys","base":"/"`, `base "/"`},
+		{"slash", `"kind":"keys","base":"/k/"`, `base "/k/"`},
+		{"dots", `"kind":"me","base":"/a/../k"`, "base"},
+		{"wildcard", `"kind":"me","base":"/k*"`, "base"},
+		{"action", `"kind":"keys","base":"/k","require_for":{"delete":["a"]}`, "delete"},
+		{"action of me", `"kind":"me","base":"/k","require_for":{"list":["a"]}`, "list"},
+		{"unknown", `"kind":"keys","base":"/k","requires":["a"]`, `unknown field "requires"`},
+		{"optional", `"kind":"keys","base":"/k","gate":{"optional":true}`, "alone"},
+		{"public", `"kind":"keys","base":"/k","gate":{"public":[{}]}`, "alone"},
+		{"permits", `"kind":"keys","base":"/k","gate":{"permits":[{"needs":["a"]}]}`, "alone"},
+		{"guards", `"kind":"keys","base":"/k","gate":{"guards":[{"value":"{query.a}"}]}`, "alone"},
+		{"inject", `"kind":"keys","base":"/k","gate":{"inject":[{"header":"X-A","value":"b"}]}`, "alone"},
+		{"sources", `"kind":"keys","base":"/k","gate":{"sources":["cookie:a"]}`, "unknown source"},
+		{"dialect", `"kind":"keys","base":"/k","gate":{"dialect":"nobody"}`, "nobody"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg := fmt.Appendf(nil, `{"admin":{"disabled":true},"apps":{"keytoll":{},"http":{"servers":{"s":{"listen":["127.0.0.1:0"],"automatic_https":{"disable":true},
+				"routes":[{"handle":[{"handler":"keytoll_api",%s}]}]}}}}}`, c.door)
+			if err := adaptProvision(cfg); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want %q", err, c.want)
+			}
+		})
+	}
+}
