@@ -80,6 +80,13 @@ type Change struct {
 	KeyGone    *access.KeyHead
 }
 
+// KeyGlance is a key as a filter sees it.
+type KeyGlance struct {
+	ID     access.KeyID
+	Status access.Status
+	Name   []byte // must not be changed, or kept when the visit ends
+}
+
 // Reader reads records. Whatever it returns may be kept and changed.
 type Reader interface {
 	// Tenant returns one tenant or ErrNotFound.
@@ -93,6 +100,10 @@ type Reader interface {
 	// their ids, until it returns false. If tenant is not empty only that tenant's
 	// keys are visited, and the others cost nothing.
 	Keys(tenant string, after access.KeyID, yield func(*access.Key) bool) error
+	// Glance is Keys for who wants few of many: visit is given what a filter asks
+	// for, and read returns the whole key for as long as visit runs and writes
+	// nothing.
+	Glance(tenant string, after access.KeyID, visit func(g KeyGlance, read func() (*access.Key, error)) bool) error
 	// Use returns the last use of a key that was stored; the zero Use if there is
 	// none.
 	Use(id access.KeyID) (access.Use, error)

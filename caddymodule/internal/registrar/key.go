@@ -117,8 +117,9 @@ func (r *Registrar) list(ctx context.Context, d *Desk, f KeyFilter, after access
 }
 
 func keys(ctx context.Context, rd store.Reader, f KeyFilter, after access.KeyID, limit int) (page []*access.Key, next access.KeyID, err error) {
+	var failed error
 	visited, last, name := 0, after, strings.ToLower(f.Name)
-	err = rd.Keys(f.Tenant, after, func(k *access.Key) bool {
+	err = rd.Glance(f.Tenant, after, func(g store.KeyGlance, read func() (*access.Key, error)) bool {
 		// A client that has gone must not keep a scan running.
 		if visited%256 == 255 && ctx.Err() != nil {
 			return false
@@ -128,13 +129,17 @@ func keys(ctx context.Context, rd store.Reader, f KeyFilter, after access.KeyID,
 			return false
 		}
 		visited++
-		last = k.ID
-		if (f.Status == 0 || k.Status == f.Status) && (name == "" || strings.Contains(strings.ToLower(k.Name), name)) {
+		last = g.ID
+		if f.Status != 0 && g.Status != f.Status || name != "" && !strings.Contains(strings.ToLower(string(g.Name)), name) {
+			return true
+		}
+		var k *access.Key
+		if k, failed = read(); failed == nil {
 			page = append(page, k)
 		}
-		return true
+		return failed == nil
 	})
-	return page, next, errors.Join(err, ctx.Err())
+	return page, next, errors.Join(err, failed, ctx.Err())
 }
 
 func (f KeyFilter) check(d *Desk) error {

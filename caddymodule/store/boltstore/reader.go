@@ -89,6 +89,10 @@ func (r *reader) Key(id access.KeyID) (*access.Key, error) {
 	if b == nil {
 		return nil, fmt.Errorf("key %s: %w", id, store.ErrNotFound)
 	}
+	return r.key(id, b)
+}
+
+func (r *reader) key(id access.KeyID, b []byte) (*access.Key, error) {
 	r.inside = true
 	k, err := decodeKey(id[:], b)
 	r.inside = false
@@ -101,7 +105,7 @@ func (r *reader) Key(id access.KeyID) (*access.Key, error) {
 // Tenants implements store.Reader.
 func (r *reader) Tenants(after string, yield func(*access.Tenant) bool) error {
 	var failed error
-	r.each(bucketTenants, nil, []byte(after), func(id []byte) bool {
+	r.each(bucketTenants, nil, []byte(after), func(id, _ []byte) bool {
 		t, err := r.Tenant(string(id))
 		if err != nil {
 			failed = err
@@ -112,66 +116,38 @@ func (r *reader) Tenants(after string, yield func(*access.Tenant) bool) error {
 	return failed
 }
 
-// Keys implements store.Reader.
-func (r *reader) Keys(tenant string, after access.KeyID, yield func(*access.Key) bool) error {
-	var failed error
-	visit := func(id []byte) bool {
-		if len(id) != len(after) {
-			failed = damaged(r.s.path, "%q is no key id", id)
-			return false
-		}
-		k, err := r.Key(access.KeyID(id))
-		if err == nil && tenant != "" && k.Tenant != tenant {
-			err = damaged(r.s.path, "key %s is listed under tenant %s but belongs to %s", k.ID, tenant, k.Tenant)
-		}
-		if err != nil {
-			failed = err
-			return false
-		}
-		return yield(k)
-	}
-	if tenant == "" {
-		r.each(bucketKeys, nil, after[:], visit)
-	} else {
-		r.each(bucketTenantKeys, append([]byte(tenant), 0), after[:], visit)
-	}
-	return failed
-}
-
 // each calls visit with what follows prefix in the ids of a bucket, for those
-// greater than after. visit may write.
-func (r *reader) each(bucket, prefix, after []byte, visit func(id []byte) bool) {
+// greater than after, and the value as it is stored. visit may write.
+func (r *reader) each(bucket, prefix, after []byte, visit func(id, value []byte) bool) {
 	r.inside = true
 	c := r.tx.Bucket(bucket).Cursor()
 	last := append(bytes.Clone(prefix), after...)
-	for k := seekPast(c, last); k != nil && bytes.HasPrefix(k, prefix); {
+	for k, v := seekPast(c, last); k != nil && bytes.HasPrefix(k, prefix); {
 		last = append(last[:0], k...)
 		writes := r.writes
 		r.inside = false
-		if !visit(last[len(prefix):]) {
+		if !visit(last[len(prefix):], v) {
 			return
 		}
 		r.inside = true
 		if r.writes != writes {
-			k = seekPast(c, last)
+			k, v = seekPast(c, last)
 		} else {
-			k, _ = c.Next()
+			k, v = c.Next()
 		}
 	}
 	r.inside = false
 }
 
-// seekPast returns the first id greater than last.
-func seekPast(c *bolt.Cursor, last []byte) []byte {
+// seekPast returns the first id greater than last, and its value.
+func seekPast(c *bolt.Cursor, last []byte) (k, v []byte) {
 	if len(last) == 0 {
-		k, _ := c.First()
-		return k
+		return c.First()
 	}
-	k, _ := c.Seek(last)
-	if bytes.Equal(k, last) {
-		k, _ = c.Next()
+	if k, v = c.Seek(last); bytes.Equal(k, last) {
+		return c.Next()
 	}
-	return k
+	return k, v
 }
 
 // Blob implements store.Reader.

@@ -171,15 +171,23 @@ func FuzzDecodeKey(f *testing.F) {
 	b, _ := encodeKey(storetest.NewKey("acme", 1))
 	f.Add(b)
 	f.Add(b[:keyHeadLen])
+	full := layoutKey()
+	full.Previous, full.Imported, full.RotatedAt = &access.Previous{Until: 1}, &access.Imported{Hint: "h", Hash: "H"}, time.Unix(1, 0)
+	b2, _ := encodeKey(full)
+	f.Add(b2)
 	b1, _ := encodeKey(layoutKey())
 	f.Add(b1)
 	f.Add([]byte("\x01" + layoutHead + "\x01\x00t\x01\x00e\x01\x00n\x01\x00p" + "\x01\x00\x01\x00r" + "\x01\x00\x01\x00k\x01\x00v"))
 	f.Add([]byte{})
 	id := []byte("0123456789abcdef")
 	f.Fuzz(func(t *testing.T, b []byte) {
+		g, tenant, ok := glance(access.KeyID(id), b)
 		k, err := decodeKey(id, b)
 		if err != nil {
 			return
+		}
+		if !ok || g.ID != k.ID || g.Status != k.Status || string(g.Name) != k.Name || string(tenant) != k.Tenant {
+			t.Fatalf("at a glance %+v of %q, %v; it is %+v", g, tenant, ok, k)
 		}
 		again, err := encodeKey(k)
 		if err != nil {

@@ -158,8 +158,23 @@ func listTenants(t *testing.T, s store.Store, after string) (ids []string) {
 
 func listKeys(t *testing.T, s store.Store, tenant string, after access.KeyID) (ids []access.KeyID) {
 	t.Helper()
+	var keys, glanced []*access.Key
 	view(t, s, func(r store.Reader) error {
-		return r.Keys(tenant, after, func(v *access.Key) bool { ids = append(ids, v.ID); return true })
+		return r.Keys(tenant, after, func(v *access.Key) bool { ids, keys = append(ids, v.ID), append(keys, v); return true })
 	})
+	view(t, s, func(r store.Reader) (failed error) {
+		err := r.Glance(tenant, after, func(g store.KeyGlance, read func() (*access.Key, error)) bool {
+			k, err := read()
+			if err != nil {
+				failed = err
+				return false
+			}
+			same(t, "glance at "+k.ID.String(), []any{g.ID, g.Status, string(g.Name)}, []any{k.ID, k.Status, k.Name})
+			glanced = append(glanced, k)
+			return true
+		})
+		return errors.Join(err, failed)
+	})
+	same(t, "keys glanced at", glanced, keys)
 	return ids
 }
