@@ -13,6 +13,7 @@ import (
 
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 )
+
 // A8: the gate and the door refuse a key without the right, and tell which.
 func TestA8KeyWithoutThePermission(t *testing.T) {
 	g := newGateway(t, guardedOptions, guardedSite)

@@ -12,6 +12,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 )
+
 // A key learns of itself what it needs, and why it was refused last.
 func TestMe(t *testing.T) {
 	options := guardedOptions + "plan team {\n rate 50/1m\n rate 1000/1d\n}\ntenant acme {\n plan team\n}\n"

@@ -17,6 +17,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 )
+
 // A35: what is wrong is named, and nothing is made.
 func TestA35BadInput(t *testing.T) {
 	g := newGateway(t, "permission read", strings.Replace(apiSite, "base "+keysPath, "base "+keysPath+"\n require read", 1))
