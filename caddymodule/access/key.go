@@ -84,6 +84,7 @@ type KeyHead struct {
 	Environment string   // of the prefix it was minted with; may be empty
 
 	Rights   *Rights   // what it may do and from where; nil: no permission, any address
+	Override *Override // of parts of the plan; nil for none
 	Previous *Previous // the secret before a rotation with grace; nil for none
 	Imported *Imported // the hash of a secret not yet seen here; nil once it was
 }
@@ -170,6 +171,8 @@ type Tenant struct {
 	Status Status // active or suspended
 	// Permissions bound those of the tenant's keys; nil is no bound.
 	Permissions []string
+	Override    *Override // of parts of the plan; nil for none
+	Grants      []Grant   // at most MaxGrants
 	Metadata    map[string]string
 	CreatedAt   time.Time
 }
