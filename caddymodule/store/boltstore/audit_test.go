@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"encoding/binary"
+	"strings"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -43,7 +44,16 @@ func TestAuditCutOff(t *testing.T) {
 		}
 		return nil
 	})
+	wantProblem := func(want bool) {
+		t.Helper()
+		report, err := Check(path, nil)
+		if err != nil || want != (len(report.Problems) > 0) || want && !strings.HasSuffix(report.Problems[0], "are missing") {
+			t.Fatalf("problems %q, %v; want some: %v", report.Problems, err, want)
+		}
+	}
+	wantProblem(false)
 	rewrite(t, path, func(tx *bolt.Tx) error { return tx.Bucket(bucketAudit).Delete(auditID(first + 3)) })
+	wantProblem(true)
 	for _, fn := range []func(store.Tx) error{nil, func(tx store.Tx) error { return tx.PutBlob("b", []byte("x")) }} {
 		if seq, record := lastAudit(t, path, fn); seq != first+3 || record != nil {
 			t.Fatalf("%d %q, want %d and nil", seq, record, first+3)

@@ -204,6 +204,9 @@ func (c *checker) checkAudit(tx *bolt.Tx) {
 		}
 		last = seq
 	})
+	if _, newest, err := readCommits(c.path, tx.Bucket(bucketMeta), c.tagger); err == nil && newest != nil && *newest > last {
+		c.problem("audit records %d to %d are missing", last+1, *newest)
+	}
 }
 
 func (c *checker) checkAnswers(tx *bolt.Tx) {
