@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -170,7 +172,9 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		return next.ServeHTTP(w, r)
 	}
 	if a.Kind == kindLeaks {
-		a.desk.ServeHTTP(w, r)
+		// Nobody is known yet, so nobody may take his time.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(messageWithin))
+		a.desk.ServeHTTP(releasing(w, r))
 		return nil
 	}
 	return a.Gate.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
@@ -178,9 +182,54 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		if !ok || x.Record == nil {
 			return next.ServeHTTP(w, r) // a preflight request: it changes nothing and the site answers it
 		}
-		a.desk.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, x)))
+		a.desk.ServeHTTP(releasing(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, x))))
 		return nil
 	}))
+}
+
+// messageWithin is how long the body of a message may take that nobody has
+// checked yet.
+const messageWithin = 10 * time.Second
+
+// releaser lets go of a request's body when it is answered before the body was
+// read to its end.
+type releaser struct {
+	caddyhttp.ResponseWriterWrapper
+	r    *http.Request
+	body *endNoter
+}
+
+// releasing returns what to answer a request by that may be answered early.
+func releasing(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return w, r
+	}
+	out := &releaser{r: r, body: &endNoter{ReadCloser: r.Body}}
+	out.ResponseWriter = w
+	in := *r
+	in.Body = out.body
+	return out, &in
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (l *releaser) WriteHeader(status int) {
+	if !l.body.end {
+		releaseBody(l.ResponseWriter, l.r)
+	}
+	l.ResponseWriter.WriteHeader(status)
+}
+
+// endNoter is a body that knows whether it was read to its end.
+type endNoter struct {
+	io.ReadCloser
+	end bool
+}
+
+// Read implements io.Reader.
+func (b *endNoter) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.end = b.end || err == io.EOF
+	return n, err
 }
 
 // below reports whether a path is base or below it, in any case of letters, as

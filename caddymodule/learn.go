@@ -115,13 +115,16 @@ func (a *App) adoptLearned(ctx context.Context, tenant string, secret token.Secr
 	return results[0].ID, nil
 }
 
-// learnKey is gate.Gate.Learn.
+// learnKey is gate.Gate.Learn. What the backend accepts may be a secret that was
+// rotated away here: only one that is a key's present secret counts.
 func (a *App) learnKey(ctx context.Context, text string) (*index.Record, bool) {
-	id, ok, busy := a.Learn.learner.Ask(ctx, token.Wrap(text))
+	_, ok, busy := a.Learn.learner.Ask(ctx, token.Wrap(text))
 	if !ok {
 		return nil, busy
 	}
-	return a.engine.Load().Index.ByID(id), false
+	e := a.engine.Load()
+	digest := e.Digester.Sum(text)
+	return e.Index.Lookup(&digest), false
 }
 
 // close ends the questions under way. l may be nil.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -99,7 +100,11 @@ func guard(ctx caddy.Context, u *Guard) (gate.Guard, error) {
 	}
 	match, err := loadMatch(ctx, u, "MatchRaw", u.MatchRaw)
 	name := u.Value[1 : len(u.Value)-1]
+	query := strings.HasPrefix(name, "http.request.uri.query")
 	return gate.Guard{Match: match, Value: func(r *http.Request) string {
+		if query && !plainQuery(r.URL.RawQuery) {
+			return ""
+		}
 		repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 		if !ok {
 			return ""
@@ -107,6 +112,14 @@ func guard(ctx caddy.Context, u *Guard) (gate.Guard, error) {
 		value, _ := repl.GetString(name) // the value itself: what it says is not expanded
 		return value
 	}}, err
+}
+
+// plainQuery reports whether everybody reads the same parameters in a query.
+// Package net/url leaves out those with a ';', which some take for a separator,
+// and those with a bad escape.
+func plainQuery(raw string) bool {
+	_, err := url.ParseQuery(raw)
+	return err == nil
 }
 
 // checkPlaceholder says why a text is not one placeholder for a value of the

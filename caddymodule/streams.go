@@ -30,8 +30,18 @@ func (x *exchange) pass(r *http.Request, next caddyhttp.Handler) error {
 		r = r.WithContext(ctx)
 	}
 	x.engine.Streams.Add(&x.stream, &x.Call, x)
-	defer x.stream.Done()
+	defer x.abort()
 	return next.ServeHTTP(x, r)
+}
+
+// abort ends the registration. A request that was ended takes its connection
+// with it: what was sent must not look complete, and the deadline that ended it
+// must not hit the connection's next request.
+func (x *exchange) abort() {
+	x.stream.Done()
+	if x.ended.Load() && x.conn.Load() == nil {
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // End implements engine.Ender.

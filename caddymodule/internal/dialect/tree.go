@@ -68,7 +68,7 @@ func (t *tree) object(path string) (any, error) {
 		if err != nil || !ok {
 			return refused("", "the body is not valid JSON")
 		}
-		at := strings.TrimPrefix(path+"."+name, ".")
+		at := strings.TrimPrefix(clip(path)+"."+name, ".") // clipped: it is made for each member
 		if _, twice := object[name]; twice {
 			return refused(clip(at), "the field %q stands twice", clip(at))
 		}

@@ -105,6 +105,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusMethodNotAllowed, "method_not_allowed")
 		return
 	}
+	key, signature := h.signature(r.Header)
+	if key == nil { // not worth reading
+		refuse(w, http.StatusUnauthorized, "invalid_signature")
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
 	if err != nil {
 		if _, large := errors.AsType[*http.MaxBytesError](err); large {
@@ -114,7 +119,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "invalid_request")
 		return
 	}
-	if !h.signed(r.Header, body) {
+	if sum := sha256.Sum256(body); !ecdsa.VerifyASN1(key, sum[:], signature) {
 		refuse(w, http.StatusUnauthorized, "invalid_signature")
 		return
 	}
@@ -135,19 +140,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer)
 }
 
-// signed reports whether the body bears the signature of a configured key.
-func (h *Handler) signed(header http.Header, body []byte) bool {
+// signature returns the signature of a message and the configured key that it
+// is said to be of; nil if there is none.
+func (h *Handler) signature(header http.Header) (*ecdsa.PublicKey, []byte) {
 	ids, signatures := header.Values(headerIdentifier), header.Values(headerSignature)
 	if len(ids) != 1 || len(signatures) != 1 {
-		return false
+		return nil, nil
 	}
-	key := h.Keys[ids[0]]
 	signature, err := base64.StdEncoding.DecodeString(signatures[0])
-	if key == nil || err != nil {
-		return false
+	if err != nil {
+		return nil, nil
 	}
-	sum := sha256.Sum256(body)
-	return ecdsa.VerifyASN1(key, sum[:], signature)
+	return h.Keys[ids[0]], signature
 }
 
 // revoke revokes what it can even if some of it fails, and returns the first

@@ -135,8 +135,8 @@ func (s *scanner) object(path string, t reflect.Type) error {
 		if err != nil {
 			return err
 		}
-		name := tok.(string) // the decoder gives nothing else as a name
-		at := strings.TrimPrefix(path+"."+name, ".")
+		name := tok.(string)                               // the decoder gives nothing else as a name
+		at := strings.TrimPrefix(clip(path)+"."+name, ".") // clipped: it is made for each member
 		if seen[name] {
 			return badRequest(clip(at), "the field %q stands twice", clip(at))
 		}

@@ -51,8 +51,6 @@ type DeskOptions struct {
 	// Params are query parameters that are left alone, such as one that holds the
 	// key.
 	Params []string
-	// IgnoreUnknown leaves alone all query parameters that are not known.
-	IgnoreUnknown bool
 	// OnInternal is told of faults whose text clients are not shown; nil drops
 	// them.
 	OnInternal func(r *http.Request, err error)

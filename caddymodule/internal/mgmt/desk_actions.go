@@ -107,7 +107,7 @@ func (v *visit) update() error {
 			u.Status = new(access.StatusDisabled)
 		}
 	}
-	if u == (registrar.KeyUpdate{}) && !v.o.IgnoreUnknown {
+	if u == (registrar.KeyUpdate{}) {
 		return badRequest("", "nothing to change")
 	}
 	return v.key(v.desk.UpdateKey(v.r.Context(), v.id, u))

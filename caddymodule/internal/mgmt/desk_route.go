@@ -74,9 +74,7 @@ func (v *visit) query(names ...string) (map[string]string, error) {
 		switch {
 		case slices.Contains(v.o.Params, n):
 		case !slices.Contains(names, n):
-			if !v.o.IgnoreUnknown {
-				return nil, badRequest(clip(n), "there is no parameter %q here", clip(n))
-			}
+			return nil, badRequest(clip(n), "there is no parameter %q here", clip(n))
 		case len(value) != 1 || value[0] == "":
 			return nil, badRequest(n, "the parameter %s wants one value", n)
 		default:
