@@ -17,7 +17,7 @@ var managementCodes = []string{
 }
 
 // placeholders are the values that a text of details may hold.
-var placeholders = []string{"key_id", "expired_at", "header", "permission", "retry_after", "field", "limit"}
+var placeholders = []string{"key_id", "expired_at", "header", "permission", "retry_after", "field", "limit", "credits_needed", "credits_available"}
 
 // Check says what is wrong with d and what to write instead, or nil.
 func (d *Dialect) Check() error {

@@ -61,9 +61,10 @@ type Answer struct {
 	Code    string `json:"code,omitempty"`   // as written, whatever Codes says
 	Message string `json:"message,omitempty"`
 	// Details are members of the error's details. A text may hold {key_id},
-	// {expired_at}, {header}, {permission}, {retry_after}, {field} and {limit}; a
-	// member of which one is not known for a request is left out. A text that is
-	// {retry_after} or {limit} alone becomes a number.
+	// {expired_at}, {header}, {permission}, {field}, {retry_after}, {limit},
+	// {credits_needed} and {credits_available}; a member of which one is not known
+	// for a request is left out. A text that is one of the last four alone becomes
+	// a number.
 	Details map[string]string `json:"details,omitempty"`
 }
 

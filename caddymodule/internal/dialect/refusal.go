@@ -19,7 +19,11 @@ type failure struct {
 // compileReason makes the answer to one reason ready.
 func (c *Compiled) compileReason(r access.Reason) {
 	row := r.Answer()
-	f := c.override(r.String(), failure{status: row.Status, code: c.code(row.Code), message: row.Message})
+	f := failure{status: row.Status, code: c.code(row.Code), message: row.Message}
+	if r == access.NoCredits {
+		f.details = compileDetails(map[string]string{c.cased("credits_needed"): "{credits_needed}", c.cased("credits_available"): "{credits_available}"})
+	}
+	f = c.override(r.String(), f)
 	c.failures[r] = f
 	c.refusals[r] = Refusal{
 		Status: f.status, Body: c.body(&f, &Values{}), ContentType: c.contentType,
@@ -52,6 +56,14 @@ func (c *Compiled) override(label string, f failure) failure {
 		f.details = compileDetails(a.Details)
 	}
 	return f
+}
+
+// cased writes a name that is not a field's in the dialect's case.
+func (c *Compiled) cased(name string) string {
+	if c.d.Fields == "camel" {
+		return camel(name)
+	}
+	return name
 }
 
 func (c *Compiled) code(code string) string {

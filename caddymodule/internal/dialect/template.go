@@ -63,8 +63,10 @@ func (d *detail) dynamic() bool {
 
 // append adds the member, or nothing if one of its values is not known.
 func (d *detail) append(b []byte, v *Values) []byte {
-	if len(d.pieces) == 1 && d.pieces[0].value != "" && v.number(d.pieces[0].value) != 0 {
-		return strconv.AppendInt(appendName(b, d.name), v.number(d.pieces[0].value), 10)
+	if len(d.pieces) == 1 {
+		if n, ok := v.number(d.pieces[0].value); ok {
+			return strconv.AppendInt(appendName(b, d.name), n, 10)
+		}
 	}
 	var text strings.Builder
 	for _, p := range d.pieces {
@@ -79,15 +81,19 @@ func (d *detail) append(b []byte, v *Values) []byte {
 	return appendString(appendName(b, d.name), text.String())
 }
 
-// number returns a value that is a number; 0 if it is none or not known.
-func (v *Values) number(name string) int64 {
+// number returns a value that is a number, if it is one and known.
+func (v *Values) number(name string) (n int64, known bool) {
 	switch name {
 	case "retry_after":
-		return v.RetryAfter
+		return v.RetryAfter, v.RetryAfter != 0
 	case "limit":
-		return v.Limit
+		return v.Limit, v.Limit != 0
+	case "credits_needed":
+		return v.CreditsNeeded, v.CreditsNeeded != 0
+	case "credits_available":
+		return v.CreditsAvailable, v.CreditsNeeded != 0
 	}
-	return 0
+	return 0, false
 }
 
 // text returns a value; empty if it is not known.
@@ -104,7 +110,7 @@ func (v *Values) text(name string) string {
 	case "field":
 		return v.Field
 	}
-	if n := v.number(name); n != 0 {
+	if n, ok := v.number(name); ok {
 		return strconv.FormatInt(n, 10)
 	}
 	return ""

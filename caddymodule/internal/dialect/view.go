@@ -26,6 +26,9 @@ type Values struct {
 	Field      string // the member of the request at fault
 	RetryAfter int64  // seconds
 	Limit      int64  // requests
+
+	CreditsNeeded    int64 // whole credits, rounded up
+	CreditsAvailable int64 // whole credits, rounded down; known if CreditsNeeded is
 }
 
 // KeyView is a key and what belongs to it in an answer.
