@@ -235,10 +235,11 @@ func (a *App) join() error {
 	if err != nil {
 		return err
 	}
-	if s, ok := e.Store.(interface{ Replayed() int }); ok && s.Replayed() > 0 {
-		a.logger.Warn("the database is older than some revocations: these keys were revoked again", zap.Int("keys", s.Replayed()))
-	}
 	reg := a.newRegistrar(e)
+	if n := e.Replayed(); n > 0 {
+		a.logger.Warn("the database is older than some revocations: these keys were revoked again", zap.Int("keys", n))
+		_ = a.logged("noting revocations that were made again", reg.RecordReplay(context.Background(), n))
+	}
 	if err := a.seed(reg, e.Store); err != nil {
 		_, _ = engines.Delete(a.backend.Identity())
 		return err

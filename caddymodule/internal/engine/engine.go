@@ -54,6 +54,8 @@ type Engine struct {
 
 	wall   atomic.Int64 // Unix nanoseconds at the limiter's time 0
 	walled atomic.Int64 // the limiter's time at which wall was found, plus one
+
+	replayTold atomic.Bool
 }
 
 // Wall returns the time of day at the limiter's time now. It reads the clock
@@ -161,6 +163,15 @@ func (e *Engine) keepBuckets() error {
 		return fmt.Errorf("keeping token buckets: %w", err)
 	}
 	return nil
+}
+
+// Replayed returns how many keys the store revoked at its opening because it
+// was older than their revocation, to the first who asks.
+func (e *Engine) Replayed() int {
+	if s, ok := e.Store.(interface{ Replayed() int }); ok && !e.replayTold.Swap(true) {
+		return s.Replayed()
+	}
+	return 0
 }
 
 // Key reads a whole key record. It costs a few microseconds: only what is not
