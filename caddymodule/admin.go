@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
@@ -121,6 +122,8 @@ type status struct {
 	Buckets int            `json:"buckets"` // token buckets in the shared table
 	Plans   []string       `json:"plans"`   // of the running configuration
 
+	Permissions []string `json:"permissions"` // of the running configuration, none if keys need none
+
 	Prefixes []Prefix          `json:"prefixes"` // that keys are minted with
 	Reasons  map[string]uint64 `json:"requests"`
 }
@@ -130,8 +133,11 @@ func activeStatus() any {
 	if err != nil {
 		return status{}
 	}
-	s := status{Storage: app.backend.Identity(), Plans: app.planNames(), Prefixes: app.Prefixes,
+	s := status{Storage: app.backend.Identity(), Plans: slices.Sorted(slices.Values(app.planNames())), Prefixes: app.Prefixes, Permissions: []string{},
 		Keys: map[string]int{}, Tenants: map[string]int{}, Reasons: map[string]uint64{}}
+	for _, p := range app.permissions.List() {
+		s.Permissions = append(s.Permissions, p.Name)
+	}
 	e := app.engine.Load()
 	if e == nil {
 		return s

@@ -59,7 +59,12 @@ func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 		e.hints = []string{cmd.CommandPath() + " --help"}
 		return finish(cmd, e)
 	}
-	cmd.SetFlagErrorFunc(flagError)
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if args := cmd.Flags().Args(); len(args) > 0 { // a misspelt command with flags that this one has not
+			return cmd.RunE(cmd, args)
+		}
+		return flagError(cmd, err)
+	})
 	return cmd
 }
 
@@ -77,6 +82,11 @@ func leaf(use, short, example string, arguments int, run func(*session, []string
 			e := usage("%s takes %s, not %d", cmd.CommandPath(), [...]string{"no argument", "1 argument"}[arguments], len(args))
 			e.hints = []string{cmd.CommandPath() + " --help"}
 			return finish(cmd, e)
+		}
+		if cmd.Flags().Lookup("address") != nil {
+			if err := refuseSecrets(cmd, args); err != nil {
+				return finish(cmd, err)
+			}
 		}
 		s := &session{cmd: cmd, out: cmd.OutOrStdout(), err: cmd.ErrOrStderr()}
 		return finish(cmd, run(s, args))

@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +15,7 @@ import (
 
 var auditActions = []string{"tenant.created", "tenant.updated", "tenant.suspended", "tenant.resumed", "tenant.deleted",
 	"key.created", "key.updated", "key.disabled", "key.enabled", "key.rotated", "key.revoked", "key.expired", "key.adopted",
-	"keys.imported", "backup.made", "audit.trimmed"}
+	"keys.imported", "keys.replayed", "backup.made", "audit.trimmed"}
 
 func auditCommand() *cobra.Command {
 	return group(&cobra.Command{Use: "audit", Short: "Shows and checks the trail of changes",
@@ -40,6 +42,10 @@ as it was before and after, without secrets.`
 
 func listAudit(s *session, _ []string) error {
 	filter := mgmt.AuditFilter{Tenant: s.text("tenant"), Object: s.text("object"), Action: s.text("action"), Actor: s.text("actor")}
+	if filter.Action != "" && !slices.Contains(auditActions, filter.Action) {
+		return &failure{code: exitUsage, message: fmt.Sprintf("--action %q: there is no such action", filter.Action),
+			hints: []string{"actions: " + strings.Join(auditActions, ", ")}}
+	}
 	now := time.Now()
 	var err error
 	if filter.Since, err = s.moment("since", now); err != nil {

@@ -27,6 +27,9 @@ The copy holds no master key and is of no use without it: keep that too, elsewhe
 }
 
 func backup(s *session, args []string) error {
+	if args[0] == "-" {
+		return usage("a backup is written to a file, which is there whole or not at all, and not to standard output")
+	}
 	c, err := s.client()
 	if err != nil {
 		return err

@@ -58,11 +58,16 @@ func check(s *session, args []string) error {
 	if err := s.printChecked(path, r); err != nil {
 		return err
 	}
-	if len(r.Problems) > 0 {
-		return &failure{message: fmt.Sprintf("database %s does not hold together: problems: %d", path, len(r.Problems)), hints: []string{
-			"stop the server, then: caddy keytoll restore <backup> --db <path>"}}
+	if len(r.Problems) == 0 {
+		return nil
 	}
-	return nil
+	f := &failure{message: fmt.Sprintf("database %s does not hold together: problems: %d", path, len(r.Problems)), hints: []string{
+		"stop the server, then: caddy keytoll restore <backup> --db " + path}}
+	if len(args) == 1 {
+		f.hints = []string{"if it is a backup, make another one: caddy keytoll backup <file>",
+			"if it is the database, restore a backup: caddy keytoll restore <backup> --db " + path}
+	}
+	return f
 }
 
 func (s *session) printChecked(path string, r boltstore.Report) error {

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 
@@ -52,6 +53,11 @@ func conform(s *session, args []string) error {
 	if len(args) != 2 {
 		e := usage("%s takes a file and a base URL, not %d arguments", s.cmd.CommandPath(), len(args))
 		e.hints = []string{s.cmd.CommandPath() + " --help"}
+		return e
+	}
+	if u, err := url.Parse(args[1]); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		e := usage("the base URL must be http:// or https://, a host and perhaps a path")
+		e.hints = []string{s.cmd.CommandPath() + " " + args[0] + " http://localhost:8080"}
 		return e
 	}
 	vars, err := s.variables()

@@ -40,6 +40,8 @@ CSV with a header, or one JSON object a line. Its columns:
   name, description, permissions, addresses, rate, expires_at, created_at,
   last_used_at, metadata, environment, disabled, id
 
+Permissions and addresses have spaces between them; a rate is as 100/1m.
+
 A line that is wrong is refused and reported by its number, never with what stood
 there, and the others are taken in; mend it and run the file again: keys that are
 there are skipped. With --dry-run all is checked and nothing changed. The exit
@@ -61,6 +63,8 @@ type importing struct {
 	report io.Writer // of --report; nil for none
 	notes  int       // lines at the last note
 	failed error     // of writing the refused lines
+
+	noTenant bool // a line was refused because its tenant is not there
 }
 
 func importKeys(s *session, args []string) error {
@@ -144,6 +148,12 @@ func (im *importing) run(c *mgmt.Client, src io.Reader, o importer.Options) erro
 	if err := im.result(report); err != nil {
 		return err
 	}
+	if how.DryRun {
+		note(s.err, "this was a dry run: nothing was changed")
+	}
+	if im.noTenant && !how.CreateTenants {
+		note(s.err, "hint: --create-tenants makes the tenants that are not there")
+	}
 	if report.Unhinted > 0 {
 		note(s.err, "%d keys have a slow or salted hash and no hint: an unknown key may be tried against all of them", report.Unhinted)
 		note(s.err, "hint: add a column hint with what each key starts with")
@@ -167,6 +177,7 @@ func (im *importing) refused(r importer.Refusal) {
 	if im.failed != nil {
 		return
 	}
+	im.noTenant = im.noTenant || strings.HasPrefix(r.Message, "there is no tenant")
 	if im.report != nil {
 		im.failed = json.NewEncoder(im.report).Encode(r)
 		return

@@ -101,6 +101,9 @@ func listKeys(s *session, _ []string) error {
 // keyCommand makes a command that does one thing to one key and shows it.
 func keyCommand(verb, short string, do func(*mgmt.Client, string) (mgmt.Key, error)) *cobra.Command {
 	return complete(remote(leaf(verb+" <id> [--json]", short, "  $ caddy keytoll keys "+verb+" key_4fKq0ZbW81TnXyUc", 1, func(s *session, args []string) error {
+		if err := checkKeyID(args[0]); err != nil {
+			return err
+		}
 		c, err := s.client()
 		if err != nil {
 			return err

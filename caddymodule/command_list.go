@@ -60,10 +60,13 @@ func printList[T any](s *session, name, header string, row func(T) []string, fet
 			}
 		}
 	}
+	if err := out.end(next); err != nil {
+		return err
+	}
 	if next != "" {
 		note(s.err, "there are more: show them with --all, or from here with --cursor %s", next)
 	}
-	return out.end(next)
+	return nil
 }
 
 // sheet writes a list as it comes.

@@ -48,6 +48,9 @@ func report(w io.Writer, err error, help string) {
 	} else if e, ok := errors.AsType[*registrar.Error](err); ok && e.Hint != "" {
 		hints = []string{e.Hint}
 	}
+	if e, ok := errors.AsType[*mgmt.Error](err); ok && len(hints) == 0 && e.Field == "permissions" {
+		hints = []string{"caddy keytoll status shows the permissions of the configuration"}
+	}
 	if len(hints) == 0 {
 		hints = []string{help}
 	}
@@ -116,18 +119,42 @@ func (s *session) printStatus(status json.RawMessage) error {
 		if err := dec.Decode(&value); err != nil {
 			return err
 		}
-		fmt.Fprintf(tw, "%s\t%s\n", name, plain(value))
+		fmt.Fprintf(tw, "%s\t%s\n", name, dash(plain(value)))
 	}
 	return tw.Flush()
 }
 
-// plain writes a string without quotes and all else as JSON.
+// plain writes a JSON value for people: "active 3, revoked 1" for an object of
+// numbers, and the values of a list with commas between them.
 func plain(value json.RawMessage) string {
 	var text string
-	if json.Unmarshal(value, &text) == nil && text != "" {
+	if json.Unmarshal(value, &text) == nil {
 		return text
 	}
-	return string(value)
+	var parts []string
+	var list []json.RawMessage
+	var counts map[string]uint64
+	var named map[string]string
+	switch {
+	case json.Unmarshal(value, &list) == nil:
+		for _, v := range list {
+			parts = append(parts, plain(v))
+		}
+	case json.Unmarshal(value, &counts) == nil:
+		for _, k := range slices.Sorted(maps.Keys(counts)) {
+			parts = append(parts, fmt.Sprintf("%s %d", k, counts[k]))
+		}
+	case json.Unmarshal(value, &named) == nil: // such as a prefix and its environment
+		for _, k := range slices.Backward(slices.Sorted(maps.Keys(named))) {
+			if named[k] != "" {
+				parts = append(parts, named[k])
+			}
+		}
+		return strings.Join(parts, " ")
+	default:
+		return string(value)
+	}
+	return strings.Join(parts, ", ")
 }
 
 type row [2]string

@@ -77,6 +77,13 @@ func revokeKeys(s *session, args []string) error {
 	case !bySecret && len(args) == 0:
 		return usage("%s takes ids of keys, or --secret", s.cmd.CommandPath())
 	}
+	if !bySecret {
+		for _, id := range args { // all of them, before any is revoked
+			if err := checkKeyID(id); err != nil {
+				return err
+			}
+		}
+	}
 	what, revoke := "id", (*mgmt.Client).RevokeKey
 	if bySecret {
 		var err error
@@ -124,8 +131,11 @@ func (s *session) revokeAll(c *mgmt.Client, list []string, what string, revoke f
 		return err
 	}
 	if failed > 0 {
-		return &failure{message: fmt.Sprintf("%d of %d keys were not revoked", failed, len(list)),
-			hints: []string{"look for them with caddy keytoll keys list, and revoke them by id"}}
+		hint := "caddy keytoll keys list shows the ids"
+		if what == "line" {
+			hint = "a key that was revoked before is not found again by its secret: see caddy keytoll keys list --status revoked"
+		}
+		return &failure{message: fmt.Sprintf("%d of %d keys were not revoked", failed, len(list)), hints: []string{hint}}
 	}
 	return nil
 }
@@ -139,8 +149,8 @@ its checksum is right. The key is sent nowhere and printed nowhere.
 
 Which prefixes are in use, and of which environment, is asked of the running
 server if there is one; with --prefix no server is asked. Whether a key is good
-can only the server tell: see 'caddy keytoll keys show'. The exit code is 1 if
-the text is not a key as keytoll makes them.`
+can only the server tell: 'caddy keytoll keys list' shows how each key starts.
+The exit code is 1 if the text is not a key as keytoll makes them.`
 	cmd.Flags().StringArray("prefix", nil, "Prefix in use, as prefix or prefix=environment; may be repeated")
 	return complete(cmd, nil)
 }

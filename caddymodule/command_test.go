@@ -122,7 +122,7 @@ func TestCommandSession(t *testing.T) {
 	if out := run("keys", "list", "--status", "revoked", "--json"); strings.Count(out, `"id"`) != 1 {
 		t.Errorf("revoked: %s", out)
 	}
-	if out := run("status"); !strings.HasPrefix(out, "backend   bolt\nplans     [\"pro\"]\n") {
+	if out := run("status"); !strings.HasPrefix(out, "backend   bolt\nplans     pro\nprefixes  ak_live_ live\n") {
 		t.Errorf("status: %q", out)
 	}
 	run("tenants", "suspend", "acme")

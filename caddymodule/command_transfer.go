@@ -115,6 +115,9 @@ func importExport(s *session, args []string) error {
 	if err := t.result(); err != nil {
 		return err
 	}
+	if t.how.DryRun {
+		note(s.err, "this was a dry run: nothing was changed")
+	}
 	return refusedLines(t.report.Refused, t.report.Lines, t.how.DryRun)
 }
 

@@ -35,6 +35,9 @@ func updateKey(s *session, args []string) error {
 	if req == (mgmt.UpdateKey{}) {
 		return usage("keys update needs a flag that says what to change")
 	}
+	if err := checkKeyID(args[0]); err != nil {
+		return err
+	}
 	c, err := s.client()
 	if err != nil {
 		return err
@@ -122,12 +125,12 @@ func keysRotateCommand() *cobra.Command {
   $ caddy keytoll keys rotate key_4fKq0ZbW81TnXyUc --grace 0
   $ KEY=$(caddy keytoll keys rotate key_4fKq0ZbW81TnXyUc --idempotency-key "rotation-$ID")`, 1, rotateKey))
 	cmd.Long = `Gives a key a new secret and prints it, this once. Its id, rights and expiry stay.
-With a grace the old secret stays good for so long; with --grace 0 it dies at
-once. A secret that was rotated away earlier and was still good dies too.
+With a grace the old secret stays good for so long, at most 24h or what the
+configuration has if that is longer; with --grace 0 it dies at once. A secret that was rotated away earlier and was still good dies too.
 
 With --idempotency-key the same command, sent again within ten minutes, does not
 rotate again: it prints the same key, also if the first answer was lost.`
-	cmd.Flags().String("grace", "", "How long the old secret stays good, such as 24h, 7d or 0 (default: as configured)")
+	cmd.Flags().String("grace", "", "How long the old secret stays good, such as 12h, 1d or 0 (default: as configured)")
 	cmd.Flags().String("idempotency-key", "", "Text of yours that names this rotation: 1 to 255 visible ASCII characters")
 	return complete(cmd, nil)
 }
@@ -136,12 +139,15 @@ func rotateKey(s *session, args []string) error {
 	req := mgmt.RotateKey{Grace: s.optional("grace")}
 	if req.Grace != nil {
 		if d, ok := parseDuration(*req.Grace); !ok || d < 0 || d%time.Second != 0 {
-			return usage("--grace %q: want whole seconds, such as 24h, 7d or 0", *req.Grace)
+			return usage("--grace %q: want whole seconds, such as 12h, 1d or 0", *req.Grace)
 		}
 	}
 	once := s.text("idempotency-key")
 	if s.given("idempotency-key") && once == "" {
 		return usage("--idempotency-key is empty")
+	}
+	if err := checkKeyID(args[0]); err != nil {
+		return err
 	}
 	c, err := s.client()
 	if err != nil {

@@ -22,7 +22,7 @@ type column struct {
 }
 
 // wrong returns the error for a column that is what it says.
-func (c *column) wrong(is string) error { return &fieldError{c.name, c.name + ": " + is} }
+func (c *column) wrong(is string) error { return &fieldError{c.name, is} }
 
 // columns is all there are, in the order in which messages list them.
 var columns []*column
@@ -49,8 +49,8 @@ func init() {
 			d.key.Description = s
 			return access.CheckDescription(s)
 		}),
-		listColumn("permissions", "want at most 64 permissions of 1 to 64 visible ASCII characters without quotes, comma and backslash", setPermissions),
-		listColumn("addresses", "want at most 64 networks, such as 192.0.2.0/24 or 2001:db8::1", setAddresses),
+		listColumn("permissions", "want at most 64 permissions with spaces between them, each of 1 to 64 visible ASCII characters without quotes and backslash", setPermissions),
+		listColumn("addresses", "want at most 64 networks with spaces between them, such as 192.0.2.0/24 2001:db8::1", setAddresses),
 		checkedColumn("rate", "want <requests>/<window>, such as 100/1m, and maybe burst <n>", setRate),
 		timeColumn("expires_at", func(d *draft) *time.Time { return &d.key.Expires }),
 		timeColumn("created_at", func(d *draft) *time.Time { return &d.key.Created }),
@@ -88,7 +88,8 @@ func checkedColumn(name, want string, set func(*draft, string) error) *column {
 	return c
 }
 
-// listColumn makes a column of texts between spaces or '|'.
+// listColumn makes a column of texts between spaces, '|' or, in CSV within
+// quotes, commas.
 func listColumn(name, want string, set func(*draft, []string) error) *column {
 	c := &column{name: name}
 	c.list = func(d *draft, values []string) error {
@@ -98,7 +99,7 @@ func listColumn(name, want string, set func(*draft, []string) error) *column {
 		return nil
 	}
 	c.text = func(d *draft, s string) error {
-		return c.list(d, strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '|' }))
+		return c.list(d, strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(" |,", r) }))
 	}
 	return c
 }

@@ -20,6 +20,9 @@ func newCSVParser(header []byte) (*csvParser, error) {
 	}
 	p := new(csvParser)
 	have := map[string]bool{}
+	if len(names) == 1 && strings.ContainsAny(names[0], ";\t|") {
+		return nil, errors.New("want commas between the columns")
+	}
 	for i, written := range names {
 		written = strings.TrimSpace(written)
 		name := strings.ToLower(written)

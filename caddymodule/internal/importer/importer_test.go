@@ -99,7 +99,7 @@ func TestCSV(t *testing.T) {
 
 func TestNDJSON(t *testing.T) {
 	file := `{"tenant":"acme","sha256":"` + sumHex + `","permissions":["read","write"],"addresses":["10.0.0.0/8"],"metadata":{"a":"1"},"expires_at":1900000000,"disabled":true,"name":null,"description":""}
-{"tenant":"acme","key":"sk_live_0123456789","permissions":"read write","expires_at":"1900000000","metadata":"a=1","disabled":"false"}`
+{"tenant":"acme","key":"sk_live_0123456789","permissions":"read, write","expires_at":"1900000000","metadata":"a=1","disabled":"false"}`
 	var s sink
 	report, err := Run(t.Context(), strings.NewReader(file), s.options())
 	if err != nil || report.Created != 2 || len(s.refused) != 0 {
@@ -233,7 +233,7 @@ func TestHeader(t *testing.T) {
 		{"acme,sk_live_0123456789\n", "column 1: unknown name acme"},
 		{"sk_live_0123456789,acme\n", "column 1: unknown name;"},
 		{"tenant,\"key\n", "does not end"},
-		{"tenant;key\n", "unknown name"},
+		{"tenant;key\n", "want commas between the columns"},
 		{strings.Repeat("x", MaxLine+1), "longer than"},
 		{"\x00\xff", "unknown name"},
 	}
