@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"path"
 	"slices"
@@ -190,47 +189,6 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 // messageWithin is how long the body of a message may take that nobody has
 // checked yet.
 const messageWithin = 10 * time.Second
-
-// releaser lets go of a request's body when it is answered before the body was
-// read to its end.
-type releaser struct {
-	caddyhttp.ResponseWriterWrapper
-	r    *http.Request
-	body *endNoter
-}
-
-// releasing returns what to answer a request by that may be answered early.
-func releasing(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, *http.Request) {
-	if r.Body == nil || r.Body == http.NoBody {
-		return w, r
-	}
-	out := &releaser{r: r, body: &endNoter{ReadCloser: r.Body}}
-	out.ResponseWriter = w
-	in := *r
-	in.Body = out.body
-	return out, &in
-}
-
-// WriteHeader implements http.ResponseWriter.
-func (l *releaser) WriteHeader(status int) {
-	if !l.body.end {
-		releaseBody(l.ResponseWriter, l.r)
-	}
-	l.ResponseWriter.WriteHeader(status)
-}
-
-// endNoter is a body that knows whether it was read to its end.
-type endNoter struct {
-	io.ReadCloser
-	end bool
-}
-
-// Read implements io.Reader.
-func (b *endNoter) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.end = b.end || err == io.EOF
-	return n, err
-}
 
 // below reports whether a path is base or below it, in any case of letters, as
 // Caddy's own path matchers have it.
