@@ -1,0 +1,127 @@
+package counter
+
+import (
+	"runtime/debug"
+)
+
+// Slot is the account of one id. Its methods may be called by many goroutines;
+// each is atomic, but for what Turn says. All but ID, Lease and Turn may meet a
+// page that the disk does not give: see [File.Guard].
+type Slot struct {
+	r  *record
+	f  *File
+	n  uint32
+	id [16]byte
+}
+
+// ID returns the id that the slot belongs to.
+func (s *Slot) ID() [16]byte { return s.id }
+
+// Period returns the start of the period that Used is of, as stored by Turn.
+func (s *Slot) Period() int64 { return s.r.period.Load() }
+
+// Used returns what was used in the period.
+func (s *Slot) Used() int64 { return s.r.used.Load() }
+
+// Carried returns what was added from the period before.
+func (s *Slot) Carried() int64 { return s.r.carried.Load() }
+
+// Leased returns up to where Used may go and be durable all the same: the
+// largest argument of a Lease in this period that returned nil. It is of no
+// meaning if it is not above Used.
+func (s *Slot) Leased() int64 { return s.r.leased.Load() }
+
+// Add adds delta, which may be negative, to Used and returns the sum. A sum
+// that is not an int64 is ErrOverflow, and Used is as it was.
+func (s *Slot) Add(delta int64) (int64, error) {
+	for {
+		old := s.r.used.Load()
+		sum := old + delta
+		if (old^sum)&(delta^sum) < 0 {
+			return old, ErrOverflow
+		}
+		if s.r.used.CompareAndSwap(old, sum) {
+			s.f.touch()
+			return sum, nil
+		}
+	}
+}
+
+// CompareAndSwap sets Used to new if it is old, and reports whether it was.
+func (s *Slot) CompareAndSwap(old, new int64) bool {
+	ok := s.r.used.CompareAndSwap(old, new)
+	if ok {
+		s.f.touch()
+	}
+	return ok
+}
+
+// SetUsed sets Used.
+func (s *Slot) SetUsed(v int64) {
+	s.r.used.Store(v)
+	s.f.touch()
+}
+
+// SetCarried sets Carried.
+func (s *Slot) SetCarried(v int64) {
+	s.r.carried.Store(v)
+	s.f.touch()
+}
+
+// Turn begins a new period: all three values are set, and the lease ends. A
+// kill leaves all of it or nothing. A power cut leaves the old, the new, or
+// something between that has no more left than either: the period is first and
+// used last. The caller sees to it that nobody else changes the slot meanwhile,
+// Lease excepted. Turns of one file wait for one another, for well under a
+// microsecond.
+func (s *Slot) Turn(period, used, carried int64) (err error) {
+	f := s.f
+	defer f.Guard(debug.SetPanicOnFault(true), &err)
+	f.turnMu.Lock()
+	defer f.turnMu.Unlock()
+	old, next := s.r.values(), values{period, carried, used, used, used}
+	f.journal.begin(s.n, old, next)
+	s.r.turns.Add(1)
+	s.r.store(next)
+	f.journal.end()
+	f.touch()
+	return nil
+}
+
+// Lease makes durable that Used may go up to upTo, and returns when it is: the
+// time of a disk flush, and that of a whole sync if one is running. After a
+// power cut Used is upTo at least. Leases of different slots that come together
+// share a flush. A lease below one that there is already costs nothing. After
+// an error Leased is as it was.
+func (s *Slot) Lease(upTo int64) (err error) {
+	f := s.f
+	defer f.Guard(debug.SetPanicOnFault(true), &err)
+	turn, done := s.promise(upTo)
+	if done {
+		return nil
+	}
+	if err := f.syncSlot(s.n); err != nil {
+		return err
+	}
+	f.turnMu.Lock()
+	defer f.turnMu.Unlock()
+	if s.r.turns.Load() != turn {
+		return f.wrap(ErrTurned)
+	}
+	s.r.leased.Store(max(upTo, s.r.leased.Load()))
+	f.touch()
+	return nil
+}
+
+// promise stores what is to become durable. It returns the number of the
+// period, and whether there is nothing to be done.
+func (s *Slot) promise(upTo int64) (turn uint32, done bool) {
+	s.f.turnMu.Lock()
+	defer s.f.turnMu.Unlock()
+	if upTo <= s.r.leased.Load() {
+		return 0, true
+	}
+	s.r.promised.Store(max(upTo, s.r.promised.Load()))
+	s.f.touch()
+	return s.r.turns.Load(), false
+}

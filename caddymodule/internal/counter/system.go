@@ -1,0 +1,17 @@
+package counter
+
+import "os"
+
+// system is what differs between operating systems, and what tests replace.
+type system struct {
+	heap      bool // slots are in memory of our own and written at each sync
+	mapFile   func(fd *os.File, off, n int64) (mem []byte, pad int, err error)
+	seal      func(mem []byte)
+	lock      func(fd *os.File) error
+	unlock    func(fd *os.File) error
+	syncAll   func(f *File) error           // all that was changed
+	syncSlot  func(f *File, n uint32) error // one slot, and perhaps its neighbours
+	allocate  func(fd *os.File, off, n int64) error
+	fillHoles func(fd *os.File, size int64) error
+	bootID    func() [16]byte
+}
