@@ -1,0 +1,121 @@
+package credit
+
+import (
+	"runtime/debug"
+	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+)
+
+// Balance is what a payer has. Limit − Used is always Remaining.
+type Balance struct {
+	Limited   bool           // it has an allowance; else all is zero
+	Limit     access.Credits // of the period, carried credits and unexpired grants
+	Used      access.Credits
+	Remaining access.Credits // 0 and up
+	Overage   access.Credits // used beyond Limit; above the allowed overage it is a debt
+	Carried   access.Credits // part of Limit
+	Resets    time.Time      // end of the period; zero if it has none
+}
+
+// Whole returns whole credits: limit and remaining rounded down, and used such
+// that limit − used is remaining.
+func (b *Balance) Whole() (used, limit, remaining int64) {
+	limit, remaining = b.Limit.Floor(), b.Remaining.Floor()
+	return limit - remaining, limit, remaining
+}
+
+// Balance returns what a payer has now. It opens a new period as a charge does.
+func (l *Ledger) Balance(who Payer) (b Balance, err error) {
+	p, t := who.Purse, who.Terms
+	if p == nil || t == nil || t.Credits == nil {
+		return b, nil
+	}
+	now := l.seconds()
+	defer l.slots.Guard(debug.SetPanicOnFault(true), &err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err = p.bind(t); err != nil {
+		return b, err
+	}
+	if err = p.turnCredits(now); err != nil {
+		return b, err
+	}
+	carried, used := access.Credits(p.credit.carried()), access.Credits(p.credit.used())
+	b = Balance{Limited: true, Limit: t.Credits.Amount + carried, Carried: carried}
+	b.Remaining, b.Overage = max(b.Limit-used, 0), max(used-b.Limit, 0)
+	for i := range p.grants {
+		if g := &p.grants[i]; g.spendable(now) {
+			// With more than an int64 can hold, the rest does not show.
+			if limit, ok := b.Limit.Add(g.Amount); ok {
+				b.Limit, b.Remaining = limit, b.Remaining+g.left(now)
+			}
+		}
+	}
+	b.Used = b.Limit - b.Remaining
+	if p.credit.until <= maxUnix {
+		b.Resets = time.Unix(p.credit.until, 0).UTC()
+	}
+	return b, nil
+}
+
+// GrantBalance is a grant and what was used of it.
+type GrantBalance struct {
+	Grant
+	Used, Remaining access.Credits // of an expired grant, none remain
+}
+
+// Grants returns the grants of the terms in the order in which they are spent.
+func (l *Ledger) Grants(who Payer) (list []GrantBalance, err error) {
+	p, t := who.Purse, who.Terms
+	if p == nil || t == nil {
+		return nil, nil
+	}
+	now := l.seconds()
+	defer l.slots.Guard(debug.SetPanicOnFault(true), &err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.bind(t); err != nil {
+		return nil, err
+	}
+	list = make([]GrantBalance, len(p.grants))
+	for i := range p.grants {
+		g := &p.grants[i]
+		list[i] = GrantBalance{g.Grant, access.Credits(g.used()), g.left(now)}
+	}
+	return list, nil
+}
+
+// QuotaBalance is a quota and what was used of it.
+type QuotaBalance struct {
+	Quota
+	Used   int64     // may be above Amount
+	Resets time.Time // zero if it never does
+}
+
+// Quotas returns the quotas of the terms, in their order.
+func (l *Ledger) Quotas(who Payer) (list []QuotaBalance, err error) {
+	p, t := who.Purse, who.Terms
+	if p == nil || t == nil {
+		return nil, nil
+	}
+	now := l.seconds()
+	defer l.slots.Guard(debug.SetPanicOnFault(true), &err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.bind(t); err != nil {
+		return nil, err
+	}
+	list = make([]QuotaBalance, len(t.Quotas))
+	for i, q := range t.Quotas {
+		a := p.quotas[i]
+		if err := a.turn(now, q.Period, 0); err != nil {
+			return nil, err
+		}
+		list[i] = QuotaBalance{Quota: q, Used: a.used()}
+		if a.until <= maxUnix {
+			list[i].Resets = time.Unix(a.until, 0).UTC()
+		}
+	}
+	return list, nil
+}

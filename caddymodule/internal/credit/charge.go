@@ -1,0 +1,185 @@
+package credit
+
+import (
+	"math"
+	"runtime/debug"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+)
+
+// blockOfPrices is how many charges a lease is for by default.
+const blockOfPrices = 256
+
+// Charge takes a price and units from a tenant and, if it has a purse, from a
+// key, and notes in r what it took. It does so under all limits of both or
+// takes nothing: then it says why, quotas before credits and the tenant's
+// before the key's, and r is a receipt for nothing. It waits for other charges
+// of the same purses, and for the disk if the terms are strict.
+func (l *Ledger) Charge(r *Receipt, tenant, key Payer, price access.Credits, units Units) Refusal {
+	if r.open || tenant.Purse == nil || key.Purse == tenant.Purse {
+		return failed(ErrOpen, false)
+	}
+	if price < 0 || price > access.MaxCredits || !units.valid() {
+		return failed(ErrAmount, false)
+	}
+	now := l.seconds()
+	r.tenant, r.key, r.now, r.price, r.units = tenant, key, now, price, units
+	f, err := r.charge(l.slots)
+	if err != nil {
+		f = failed(err, f.OfKey)
+	}
+	return f
+}
+
+// charge is Charge for arguments in range.
+func (r *Receipt) charge(slots Slots) (f Refusal, err error) {
+	defer slots.Guard(debug.SetPanicOnFault(true), &err)
+	r.lock()
+	defer r.unlock()
+	r.cut(0)
+	if f = r.plan(); f.OK() {
+		err = r.take(0)
+	}
+	r.open = f.OK() && err == nil
+	return f, err
+}
+
+func (u *Units) valid() bool {
+	for _, n := range u {
+		if n < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// plan notes all parts that are to be taken.
+func (r *Receipt) plan() (f Refusal) {
+	if f = r.planQuotas(&r.tenant, false); f.Reason == Failed {
+		return f
+	}
+	if g := r.planQuotas(&r.key, true); f.OK() || g.Reason == Failed || g.Reason != Charged && g.Resets > f.Resets {
+		f = g
+	}
+	if !f.OK() {
+		return f
+	}
+	if f = r.planCredits(&r.tenant, false); !f.OK() {
+		return f
+	}
+	return r.planCredits(&r.key, true)
+}
+
+// planQuotas notes what is to be taken from a payer's quotas. If several are
+// exhausted, it returns the one that resets last, or never.
+func (r *Receipt) planQuotas(who *Payer, ofKey bool) (f Refusal) {
+	p, t := who.Purse, who.Terms
+	if p == nil || t == nil {
+		return f
+	}
+	if err := p.bind(t); err != nil {
+		return failed(err, ofKey)
+	}
+	latest := int64(0)
+	for i := range t.Quotas {
+		q, a := &t.Quotas[i], p.quotas[i]
+		if err := a.turn(r.now, q.Period, 0); err != nil {
+			return failed(err, ofKey)
+		}
+		left, units := q.Amount-a.used(), r.units[q.Meter]
+		if (left <= 0 || units > left) && a.until > latest {
+			latest = a.until
+			f = Refusal{Reason: QuotaExceeded, OfKey: ofKey, Meter: q.Meter}
+			f.until(a.until, r.now)
+		}
+		r.note(part{account: a, period: a.slot.Period(), amount: units, upTo: q.Amount, ofKey: ofKey, quota: true, meter: q.Meter})
+	}
+	return f
+}
+
+// planCredits notes what is to be taken from a payer's credits.
+func (r *Receipt) planCredits(who *Payer, ofKey bool) (f Refusal) {
+	p, t := who.Purse, who.Terms
+	if p == nil || t == nil || t.Credits == nil {
+		return f
+	}
+	if err := p.turnCredits(r.now); err != nil {
+		return failed(err, ofKey)
+	}
+	if r.price == 0 {
+		return f
+	}
+	if short := p.spend(r, ofKey, r.price); short > 0 {
+		f = Refusal{Reason: InsufficientCredits, OfKey: ofKey, Needed: r.price, Available: r.price - short}
+		f.until(p.credit.until, r.now)
+	}
+	return f
+}
+
+// turnCredits opens the period of the bound allowance that now is in.
+func (p *Purse) turnCredits(now int64) error {
+	by := p.terms.Credits
+	most := int64(0)
+	if by.Add {
+		most = int64(by.Amount)
+	}
+	return p.credit.turn(now, by.Period, most)
+}
+
+// spend notes from where an amount is to be taken, in the order of spending.
+// It returns how much of it is not there; that too is noted, on the period's
+// account.
+func (p *Purse) spend(r *Receipt, ofKey bool, amount access.Credits) (short access.Credits) {
+	by, a := p.terms.Credits, p.credit
+	limit := by.Amount + access.Credits(a.carried())
+	used := access.Credits(a.used())
+	base := min(amount, max(limit-used, 0))
+	rest := amount - base
+	first := r.count
+	if base > 0 {
+		r.note(part{account: a, period: a.slot.Period(), amount: int64(base), ofKey: ofKey})
+	}
+	for i := range p.grants {
+		if rest == 0 {
+			break
+		}
+		if n := min(p.grants[i].left(r.now), rest); n > 0 {
+			g := &p.grants[i]
+			r.note(part{account: g.account, amount: int64(n), ofKey: ofKey, upTo: by.lease(g.used(), n, g.Amount)})
+			rest -= n
+		}
+	}
+	if rest > 0 {
+		short = max(rest-max(limit+by.Overage-max(used, limit), 0), 0)
+		r.note(part{account: a, period: a.slot.Period(), amount: int64(rest), ofKey: ofKey})
+	}
+	if by.Strict {
+		upTo := by.lease(int64(used), base+rest, limit+by.Overage)
+		for i := first; i < r.count; i++ {
+			if r.at(i).account == a {
+				r.at(i).upTo = upTo
+			}
+		}
+	}
+	return short
+}
+
+// lease returns up to where an account must be leased to add an amount to what
+// was used; 0 if it need not be. It is a block more than that, within a limit.
+func (by *Allowance) lease(used int64, amount, limit access.Credits) int64 {
+	if !by.Strict {
+		return 0
+	}
+	sum, ok := access.Credits(used).Add(amount)
+	if !ok {
+		return math.MaxInt64
+	}
+	block := by.Block
+	if block == 0 {
+		block, ok = amount.Mul(blockOfPrices)
+	}
+	if ahead, fits := sum.Add(block); ok && fits {
+		return int64(max(sum, min(ahead, limit)))
+	}
+	return int64(max(sum, limit))
+}

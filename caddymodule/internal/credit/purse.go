@@ -1,0 +1,123 @@
+package credit
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/period"
+)
+
+// Purse is the accounts of one tenant or key. Get it from a ledger, and let go
+// of it when done: there is one for each subject for as long as anybody has
+// it. It is safe for concurrent use.
+type Purse struct {
+	slots Slots
+	owner subject
+	fresh atomic.Bool // asked for since the cache last looked
+
+	mu     sync.Mutex
+	kept   []keptAccount // all accounts with a period that were used so far
+	terms  *Terms        // what the rest is bound to
+	credit *account
+	quotas []*account // in the order of terms.Quotas
+	grants []boundGrant
+}
+
+// keptAccount is an account and what tells it from others.
+type keptAccount struct {
+	what byte
+	kind period.Kind
+	*account
+}
+
+// boundGrant is a grant with its account.
+type boundGrant struct {
+	Grant
+	*account
+}
+
+// left returns what there is to spend of g.
+func (g *boundGrant) left(now int64) access.Credits {
+	if !g.spendable(now) {
+		return 0
+	}
+	return max(g.Amount-access.Credits(g.used()), 0)
+}
+
+// bind looks up the accounts of terms.
+func (p *Purse) bind(t *Terms) error {
+	if p.terms == t {
+		return nil
+	}
+	if err := t.Check(); err != nil {
+		return err
+	}
+	var credit *account
+	var err error
+	if t.Credits != nil {
+		if credit, err = p.account(forCredits, t.Credits.Period.Kind); err != nil {
+			return err
+		}
+	}
+	quotas := make([]*account, len(t.Quotas))
+	for i, q := range t.Quotas {
+		if quotas[i], err = p.account(meterCode(q.Meter), q.Period.Kind); err != nil {
+			return err
+		}
+	}
+	grants, err := p.bindGrants(t.Grants)
+	if err != nil {
+		return err
+	}
+	p.terms, p.credit, p.quotas, p.grants = t, credit, quotas, grants
+	return nil
+}
+
+// account finds or makes an account.
+func (p *Purse) account(what byte, kind period.Kind) (*account, error) {
+	for _, k := range p.kept {
+		if k.what == what && k.kind == kind {
+			return k.account, nil
+		}
+	}
+	slot, err := p.slots.Slot(p.owner.accountID(what, kindCode(kind)))
+	if err != nil {
+		return nil, err
+	}
+	a := &account{slot: slot}
+	p.kept = append(p.kept, keptAccount{what, kind, a})
+	return a, nil
+}
+
+// bindGrants returns grants in the order in which they are spent.
+func (p *Purse) bindGrants(list []Grant) ([]boundGrant, error) {
+	grants := make([]boundGrant, 0, len(list))
+	for _, g := range list {
+		bound := boundGrant{Grant: g}
+		if i := slices.IndexFunc(p.grants, func(b boundGrant) bool { return b.ID == g.ID }); i >= 0 {
+			bound.account = p.grants[i].account
+		} else {
+			slot, err := p.slots.Slot(p.owner.accountID(forGrant, g.ID[:]))
+			if err != nil {
+				return nil, err
+			}
+			bound.account = &account{slot: slot}
+		}
+		grants = append(grants, bound)
+	}
+	slices.SortStableFunc(grants, func(a, b boundGrant) int { return compareGrants(&a.Grant, &b.Grant) })
+	return grants, nil
+}
+
+// compareGrants orders by expiry, never last, then by id.
+func compareGrants(a, b *Grant) int {
+	switch {
+	case a.Expires == b.Expires:
+		return slices.Compare(a.ID[:], b.ID[:])
+	case b.Expires == 0 || a.Expires != 0 && a.Expires < b.Expires:
+		return -1
+	}
+	return 1
+}
