@@ -146,6 +146,7 @@ func TestExportAndImportCommands(t *testing.T) {
 		strings.Join(lines[:2], ""): "the file was cut off",
 		strings.Join(lines[1:], ""): "this is no export of keytoll",
 		string(text) + lines[1]:     "stands behind the end",
+		strings.Replace(string(text), `"keytoll_export":1`, `"keytoll_export":9`, 1):                                       "of version 9: this keytoll reads version 1",
 		strings.Replace(string(text), `"keytoll_export":1`, `"keytoll_export":1,"x":"`+strings.Repeat("x", 70_000)+`"`, 1): "longer than any",
 	} {
 		if _, errs, err := c.try(cut, "import", "-"); err == nil || !strings.Contains(errs, want) || !strings.Contains(errs, "hint: ") {

@@ -2,10 +2,17 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
+	"github.com/keytoll/keytoll/caddymodule/store"
+	"github.com/keytoll/keytoll/caddymodule/store/boltstore"
 )
 
 // TestCommandSendsNoKey gives a key in the place of all else: it must reach
@@ -55,6 +62,48 @@ func TestCommandNextSteps(t *testing.T) {
 		_, errs, err := keytoll(strings.Fields(test.line)...)
 		if err == nil || !strings.Contains(errs, test.want) || !strings.Contains(errs, "hint: ") {
 			t.Errorf("%s: %v, want %q in\n%s", test.line, err, test.want, errs)
+		}
+	}
+}
+
+// TestCommandBrokenTrail: the answer to a broken trail is a failure that says
+// so, also as JSON.
+func TestCommandBrokenTrail(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keytoll.db")
+	b, err := boltstore.New(boltstore.Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := b.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := []byte(`{"entry":{"seq":1,"action":"key.revoked"},"prev":"00","mac":"00"}`)
+	err = s.Update(t.Context(), func(tx store.Tx) error { return tx.PutAudit(1, forged) })
+	if err = errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	addr := adminServerAt(t, path)
+	for _, line := range []string{"audit verify", "audit verify --json"} {
+		out, errs, err := keytoll(append(strings.Fields(line), "--address", addr)...)
+		if err == nil || out != "" || !strings.Contains(errs, "the audit trail is") || !strings.Contains(errs, "hint: ") {
+			t.Errorf("%s: %v\n%s%s", line, err, out, errs)
+		}
+	}
+}
+
+func TestStatusText(t *testing.T) {
+	past, future := new(time.Now().Add(-time.Second)), new(time.Now().Add(time.Hour))
+	for _, test := range []struct {
+		key  mgmt.Key
+		want string
+	}{
+		{mgmt.Key{Status: "active"}, "active"}, {mgmt.Key{Status: "active", ExpiresAt: future}, "active"},
+		{mgmt.Key{Status: "active", ExpiresAt: past}, "expired"}, {mgmt.Key{Status: "revoked", ExpiresAt: past}, "revoked"},
+		{mgmt.Key{Status: "disabled", ExpiresAt: past}, "disabled"},
+	} {
+		if got := statusText(test.key); got != test.want {
+			t.Errorf("%+v is %q, want %q", test.key, got, test.want)
 		}
 	}
 }

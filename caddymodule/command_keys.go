@@ -90,7 +90,7 @@ func keysListCommand() *cobra.Command {
 
 func listKeys(s *session, _ []string) error {
 	return printList(s, "keys", "ID\tTENANT\tNAME\tPREFIX\tSTATUS\tRATE\tCREATED\tEXPIRES\tLAST USED", func(k mgmt.Key) []string {
-		return []string{k.ID, k.Tenant, dash(k.Name), k.Prefix + "…", k.Status, rateText(k.Rate), stamp(&k.CreatedAt),
+		return []string{k.ID, k.Tenant, dash(k.Name), k.Prefix + "…", statusText(k), rateText(k.Rate), stamp(&k.CreatedAt),
 			stamp(k.ExpiresAt), stamp(k.LastUsedAt)}
 	}, func(c *mgmt.Client, p mgmt.Page) ([]mgmt.Key, string, error) {
 		list, err := c.KeysNamed(s.text("tenant"), s.text("status"), s.text("name"), p)

@@ -181,7 +181,7 @@ func (s *session) printKey(k mgmt.Key) error {
 		return s.printJSON(k)
 	}
 	rows := []row{{"id", k.ID}, {"tenant", k.Tenant}, {"name", k.Name}, {"description", k.Description}, {"prefix", k.Prefix},
-		{"environment", k.Environment}, {"status", k.Status}, {"rate", rateText(k.Rate)},
+		{"environment", k.Environment}, {"status", statusText(k)}, {"rate", rateText(k.Rate)},
 		{"permissions", strings.Join(k.Permissions, ", ")}, {"addresses", strings.Join(k.Addresses, ", ")},
 		{"metadata", pairs(k.Metadata)}, {"created", stamp(&k.CreatedAt)}, {"expires", stamp(k.ExpiresAt)},
 		{"rotated", stamp(k.RotatedAt)}}
@@ -207,6 +207,15 @@ func (s *session) printNewKey(k mgmt.Key) error {
 	note(s.err, "this key is shown once: keep it now")
 	note(s.err, "%s of tenant %s, expires %s", k.ID, k.Tenant, stamp(k.ExpiresAt))
 	return nil
+}
+
+// statusText is the status for people: a key past its expiry is refused,
+// whatever its status.
+func statusText(k mgmt.Key) string {
+	if k.Status == "active" && k.ExpiresAt != nil && !k.ExpiresAt.After(time.Now()) {
+		return "expired"
+	}
+	return k.Status
 }
 
 func rateText(r *mgmt.Rate) string {

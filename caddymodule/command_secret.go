@@ -131,11 +131,12 @@ func (s *session) revokeAll(c *mgmt.Client, list []string, what string, revoke f
 		return err
 	}
 	if failed > 0 {
-		hint := "caddy keytoll keys list shows the ids"
+		f := &failure{message: fmt.Sprintf("%d of %d keys were not revoked", failed, len(list)),
+			hints: []string{"look for them with caddy keytoll keys list, and revoke them by id"}}
 		if what == "line" {
-			hint = "a key that was revoked before is not found again by its secret: see caddy keytoll keys list --status revoked"
+			f.hints = append(f.hints, "a secret that was rotated away and is dead already is not found")
 		}
-		return &failure{message: fmt.Sprintf("%d of %d keys were not revoked", failed, len(list)), hints: []string{hint}}
+		return f
 	}
 	return nil
 }

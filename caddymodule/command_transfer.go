@@ -57,6 +57,9 @@ import'. The exit code is 1 if a line was refused.`
 	return complete(cmd, nil)
 }
 
+// exportVersion is what this keytoll reads and writes.
+const exportVersion = 1
+
 // Bounds of an import of an export: bytes of a line and of a part that is sent
 // at once, which the server takes up to 4 MiB of.
 const (
@@ -77,6 +80,8 @@ type transfer struct {
 	report transferred
 	notes  int // lines at the last note
 	last   exportEnd
+
+	digests bool // a line was refused for its digest
 }
 
 // transferred is the result of an import of an export.
@@ -117,6 +122,9 @@ func importExport(s *session, args []string) error {
 	}
 	if t.how.DryRun {
 		note(s.err, "this was a dry run: nothing was changed")
+	}
+	if t.digests {
+		note(s.err, "hint: digests are good with one master key alone: give this server that of the one which the export is of")
 	}
 	return refusedLines(t.report.Refused, t.report.Lines, t.how.DryRun)
 }
@@ -164,6 +172,10 @@ func (t *transfer) line(number int, line []byte) error {
 		if json.Unmarshal(line, &head) != nil || head.Export == 0 {
 			return notExport("the first line is not its header")
 		}
+		if head.Export != exportVersion {
+			return &failure{message: fmt.Sprintf("the export is of version %d: this keytoll reads version %d", head.Export, exportVersion),
+				hints: []string{"use the keytoll that wrote it, or export again with this one"}}
+		}
 		t.head = append(bytes.Clone(line), '\n')
 		return nil
 	}
@@ -202,6 +214,7 @@ func (t *transfer) send() error {
 		} else {
 			e.Line = 1
 		}
+		t.digests = t.digests || e.Field == "digest"
 		if t.out == nil {
 			t.out = newSheet(t.s, "refusals", "LINE\tFIELD\tWHY")
 		}
