@@ -52,6 +52,9 @@ type App struct {
 	// How long keys live and how they are rotated.
 	KeyPolicy *KeyPolicy `json:"key_policy,omitempty"`
 
+	// How credits, quotas and usage are counted.
+	Metering *Metering `json:"metering,omitempty"`
+
 	// How the trail of changes is kept.
 	Audit *Audit `json:"audit,omitempty"`
 
@@ -97,6 +100,7 @@ type App struct {
 	throttle gate.Throttle
 	named    map[string]access.Rate // of the limits that handlers named
 
+	metered
 	permissions *access.Permissions // set for good once all handlers are provisioned
 	compiled    map[string]*dialect.Compiled
 	atStart     []func() error // checks for when all handlers are provisioned
@@ -134,6 +138,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := a.provisionPlans(); err != nil {
+		return err
+	}
+	if err := a.provisionMetering(); err != nil {
 		return err
 	}
 	if err := a.provisionThrottle(); err != nil {

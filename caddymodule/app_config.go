@@ -29,6 +29,13 @@ type Plan struct {
 	Permissions []string `json:"permissions,omitempty"`
 	// How many keys that are not revoked a tenant may have. Default: no bound.
 	MaxKeys int `json:"max_keys,omitempty"`
+	// What its keys may spend. Default: credits are not counted.
+	Credits *PlanCredits `json:"credits,omitempty"`
+	// What a tenant may use, one for each meter and period; all of them hold.
+	// Default: none.
+	Quotas []PlanQuota `json:"quotas,omitempty"`
+	// Requests at one time, of each key and of the tenant. Default: no bound.
+	Concurrent []Concurrent `json:"concurrent,omitempty"`
 }
 
 // Tenant is a tenant that is created at start.

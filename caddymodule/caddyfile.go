@@ -19,7 +19,7 @@ func init() {
 }
 
 // gateOptions are the subdirectives of the gate.
-var gateOptions = []string{"key_from", "optional", "public", "permit", "tenant_guard", "dialect", "limit", "inject", "upgrade", "keep_credential", "rate_headers", "errors", "allow_http"}
+var gateOptions = []string{"key_from", "optional", "public", "permit", "tenant_guard", "dialect", "limit", "charge", "charge_header", "charge_status", "concurrent", "route", "usage_headers", "inject", "upgrade", "keep_credential", "rate_headers", "errors", "allow_http"}
 
 // parseGate reads the gate. Rules see the path as rewritten: keytoll stands
 // after rewrite and uri in the order of directives.
@@ -28,11 +28,17 @@ var gateOptions = []string{"key_from", "optional", "public", "permit", "tenant_g
 //		key_from <source...>                  # bearer | header:<Name> | basic | query:<name>
 //		optional                              # no credential: anonymous
 //		public <matcher>                      # no key needed
-//		permit <matcher> <permission...>      # one of them is needed
-//		permit openapi <file> [base <path>]   # the one of the operation
+//		permit [observe] <matcher> <permission...>   # one of them is needed
+//		permit [observe] openapi <file> [base <path>]   # the one of the operation
 //		tenant_guard [<matcher>] <placeholder>
 //		dialect <name>
-//		limit [<matcher>] <n>/<window> [burst <n>] [per key|tenant|address] [name <name>]
+//		limit [<matcher>] <n>/<window> [burst <n>] [per key|tenant|address] [name <name>] [observe]
+//		charge [<matcher>] <credits>          # first match wins; 0 is free
+//		charge_header <Field>                 # final cost, in a response header or trailer
+//		charge_status <class...>              # default: 1xx 2xx 3xx 4xx
+//		concurrent <n> [per key|tenant] [observe]
+//		route <matcher> <name>                # in usage; first match wins
+//		usage_headers on|off                  # default: on if the key's plan has credits
 //		inject <Header> <value>               # placeholders allowed
 //		inject -<Header>                      # not this default header
 //		upgrade <protocol...>                 # default: websocket; off for none
@@ -48,19 +54,26 @@ func parseGate(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	}
 	g := new(Handler)
 	once := make(map[string]bool)
+	var header use
 	for h.NextBlock(0) {
 		word := h.Val()
 		switch word {
-		case "public", "permit", "tenant_guard", "limit", "inject":
+		case "public", "permit", "tenant_guard", "limit", "charge", "concurrent", "route", "inject":
 		default:
 			if once[word] {
 				return nil, h.Errf("%s is given twice", word)
 			}
 			once[word] = true
 		}
+		if word == "charge_header" {
+			header = used(h.Dispenser, word)
+		}
 		if err := g.parseOption(h, word); err != nil {
 			return nil, err
 		}
+	}
+	if g.ChargeHeader != "" && len(g.Charges) == 0 {
+		return nil, at(errNoCharge, header)
 	}
 	return g, nil
 }
@@ -85,6 +98,8 @@ func (g *Handler) parseOption(h httpcaddyfile.Helper, word string) error {
 		return g.parseGateDialect(h)
 	case "limit":
 		return g.parseLimit(h)
+	case "charge", "charge_header", "charge_status", "concurrent", "route", "usage_headers":
+		return g.parseMeter(h, word)
 	case "inject":
 		return g.parseInject(h)
 	case "upgrade":
@@ -171,10 +186,10 @@ func (g *Handler) parseLimit(h httpcaddyfile.Helper) error {
 				return h.WrapErr(err)
 			}
 		default:
-			return h.Errf("unexpected %q after the rate: want burst <n>, per key|tenant|address or name <name>", word)
+			return h.Errf("unexpected %q after the rate: want burst <n>, per key|tenant|address, name <name> or observe", word)
 		}
 		return nil
-	}); err != nil {
+	}, &l.Observe); err != nil {
 		return err
 	}
 	if len(g.Limits) == maxGateLimits {
@@ -185,13 +200,21 @@ func (g *Handler) parseLimit(h httpcaddyfile.Helper) error {
 }
 
 // rateArgs reads "<n>/<window> [burst <n>]" from the current token on, and
-// hands other words to more with their value as the current token.
-func rateArgs(d *caddyfile.Dispenser, into *Rate, more func(word string) error) error {
+// hands other words to more with their value as the current token. The word
+// observe sets a flag if one is given.
+func rateArgs(d *caddyfile.Dispenser, into *Rate, more func(word string) error, observe ...*bool) error {
 	rate, err := access.ParseRate(d.Val())
 	if err != nil {
 		return d.WrapErr(err)
 	}
 	for d.NextArg() {
+		if len(observe) > 0 {
+			if is, err := flagWord(d, "observe", observe[0]); err != nil {
+				return err
+			} else if is {
+				continue
+			}
+		}
 		word := d.Val()
 		if !d.NextArg() {
 			return d.Errf("%s needs a value", word)

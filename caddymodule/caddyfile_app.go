@@ -35,7 +35,11 @@ func init() {
 //			rate <n>/<window> [burst <n>]
 //			permissions <name...>
 //			max_keys <n>
+//			credits <n>/<period> [overage <n>] [add] [strict] [observe]
+//			quota <n>/<period> [requests|bytes_in|bytes_out|seconds] [observe]
+//			concurrent <n> [per key|tenant] [observe]
 //		}
+//		metering { … }                        # see appParser.metering
 //		default_plan <name>
 //		tenant <id> {
 //			name <text>
@@ -144,6 +148,8 @@ func (p *appParser) option(d *caddyfile.Dispenser) error {
 		return p.dialect(d)
 	case "audit":
 		return p.audit(d)
+	case "metering":
+		return p.metering(d)
 	case "throttle_failures":
 		return p.throttle(d)
 	case "gc":
@@ -153,7 +159,7 @@ func (p *appParser) option(d *caddyfile.Dispenser) error {
 		p.app.Learn, err = parseLearn(d)
 		return err
 	}
-	return unrecognized(d, "storage", "master_key", "keys", "permission", "plan", "default_plan", "tenant", "dialect", "audit", "throttle_failures", "learn", "gc")
+	return unrecognized(d, "storage", "master_key", "keys", "permission", "plan", "default_plan", "tenant", "dialect", "audit", "metering", "throttle_failures", "learn", "gc")
 }
 
 func (p *appParser) dialect(d *caddyfile.Dispenser) error {

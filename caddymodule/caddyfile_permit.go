@@ -53,13 +53,19 @@ func (g *Handler) parsePermit(h httpcaddyfile.Helper) error {
 		return h.WrapErr(err)
 	}
 	p := new(Permit)
+	if !isMatcher && h.Val() == "observe" {
+		p.Observe = true
+		if m, isMatcher, err = h.MatcherToken(); err != nil {
+			return h.WrapErr(err)
+		}
+	}
 	switch {
 	case isMatcher:
 		if len(m) > 0 {
 			p.MatchRaw = caddyhttp.RawMatcherSets{m}
 		}
 		p.Needs = h.RemainingArgs()
-	case h.Val() == "permit": // MatcherToken leaves an argument that is no matcher as the current token
+	case h.Val() == "permit", h.Val() == "observe": // MatcherToken leaves an argument that is no matcher as the current token
 	case h.Val() == "openapi":
 		if err := p.parseOpenAPI(h); err != nil {
 			return err

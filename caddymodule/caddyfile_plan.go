@@ -22,10 +22,14 @@ func (p *appParser) plan(d *caddyfile.Dispenser) error {
 	plan := new(Plan)
 	once := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "rate" && once[d.Val()] {
-			return d.Errf("%s is given twice", d.Val())
+		switch d.Val() {
+		case "rate", "quota", "concurrent":
+		default:
+			if once[d.Val()] {
+				return d.Errf("%s is given twice", d.Val())
+			}
+			once[d.Val()] = true
 		}
-		once[d.Val()] = true
 		if err := p.planOption(d, plan); err != nil {
 			return err
 		}
@@ -54,8 +58,14 @@ func (p *appParser) planOption(d *caddyfile.Dispenser, plan *Plan) error {
 		}
 		plan.MaxKeys = n
 		return nil
+	case "credits":
+		return planCredits(d, plan)
+	case "quota":
+		return planQuota(d, plan)
+	case "concurrent":
+		return planConcurrent(d, plan)
 	}
-	return unrecognized(d, "rate", "permissions", "max_keys")
+	return unrecognized(d, "rate", "permissions", "max_keys", "credits", "quota", "concurrent")
 }
 
 func planRate(d *caddyfile.Dispenser, plan *Plan) error {

@@ -22,6 +22,8 @@ type Limit struct {
 	// a name share them if match, rate and per are the same. Default: the value of
 	// per, in the fields alone.
 	Name string `json:"name,omitempty"`
+	// Count what would have been refused and refuse nothing. Default: false.
+	Observe bool `json:"observe,omitempty"`
 }
 
 func (h *Handler) provisionLimits(ctx caddy.Context) error {
@@ -69,7 +71,11 @@ func (h *Handler) provisionLimit(ctx caddy.Context, l *Limit) error {
 	if err := checkPolicyName(name); err != nil {
 		return err
 	}
-	h.gate.Limits = append(h.gate.Limits, gate.Limit{
+	into := &h.gate.Limits
+	if l.Observe {
+		into, raw = &h.shadow.limits, append(raw, " observed"...)
+	}
+	*into = append(*into, gate.Limit{
 		Match: match, Per: per, Rate: rate, Name: name, Class: limitClass(l.Per, raw),
 	})
 	return nil

@@ -63,6 +63,26 @@ type Handler struct {
 	// with 503 otherwise. Default: none.
 	Limits []*Limit `json:"limits,omitempty"`
 
+	// What requests cost. The first that matches decides. Default: nothing.
+	Charges []*Charge `json:"charges,omitempty"`
+
+	// The response header or trailer in which the API tells the final cost in
+	// credits; clients do not get it. Default: none, and the charge is final.
+	ChargeHeader string `json:"charge_header,omitempty"`
+
+	// Classes of answers that are charged, `1xx` to `5xx`. Default: all but `5xx`.
+	ChargeStatus []string `json:"charge_status,omitempty"`
+
+	// Requests at one time, of each key and of each tenant. Default: no bound.
+	Concurrent []*Concurrent `json:"concurrent,omitempty"`
+
+	// Names of requests in usage. The first that matches decides. Default: none.
+	Routes []*Route `json:"routes,omitempty"`
+
+	// X-Usage-Current, -Limit and -Remaining, and X-Request-Id, on answers to
+	// requests with a key: `on` or `off`. Default: on if the key's plan has credits.
+	UsageHeaders string `json:"usage_headers,omitempty"`
+
 	// Headers set on requests to the API. Client copies are removed, in every
 	// spelling. X-Tenant-Id and X-Key-Id are set unless Without names them.
 	Inject []Injection `json:"inject,omitempty"`
@@ -92,6 +112,8 @@ type Handler struct {
 	logger  *zap.Logger
 	gate    *gate.Gate
 	cleaner *gate.Cleaner
+	meter   *meter // nil: nothing is counted
+	shadow  shadow
 	answers [access.NumReasons]answer
 	speech  *dialect.Compiled
 	normal  bool // rules of PublicRaw look at requests
@@ -133,7 +155,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.gate.Notice = notice[0]
 	}
 	for _, step := range []func(caddy.Context) error{
-		h.provisionSources, h.provisionPublic, h.provisionPermits, h.provisionLimits, h.provisionInject, h.provisionAnswers,
+		h.provisionSources, h.provisionPublic, h.provisionPermits, h.provisionLimits, h.provisionMeter, h.provisionInject, h.provisionAnswers,
 	} {
 		if err := step(ctx); err != nil {
 			return err

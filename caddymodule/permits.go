@@ -28,6 +28,9 @@ type Permit struct {
 	// The path below which the operations are. Default: the paths of the
 	// description's servers.
 	Base string `json:"base,omitempty"`
+	// Count what would have been refused and refuse nothing. Rules that are
+	// enforced do not see this one. Default: false.
+	Observe bool `json:"observe,omitempty"`
 }
 
 // Guard is a value of the request that must be the id of the key's tenant.
@@ -56,8 +59,12 @@ func (h *Handler) provisionPermits(ctx caddy.Context) error {
 		if err != nil {
 			return fmt.Errorf("permit %d: %w", i+1, err)
 		}
-		h.gate.Permits = append(h.gate.Permits, rule)
+		h.shadow.addPermit(rule, p.Observe)
+		if !p.Observe {
+			h.gate.Permits = append(h.gate.Permits, rule)
+		}
 	}
+	h.shadow.endPermits()
 	for i, u := range h.Guards {
 		if u == nil {
 			return fmt.Errorf("guard %d is null", i+1)
@@ -69,7 +76,7 @@ func (h *Handler) provisionPermits(ctx caddy.Context) error {
 		h.gate.Guards = append(h.gate.Guards, rule)
 	}
 	h.gate.Permissions = h.app.permissions
-	h.gate.NormalForm = h.normal || len(h.Permits) > 0 || len(h.Guards) > 0
+	h.gate.NormalForm = h.normal || len(h.gate.Permits) > 0 || len(h.Guards) > 0
 	return nil
 }
 
