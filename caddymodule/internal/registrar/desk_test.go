@@ -116,6 +116,18 @@ func TestDeskUpdate(t *testing.T) {
 	if _, err := d.UpdateKey(t.Context(), strong.ID, registrar.KeyUpdate{Name: new("x"), Permissions: &[]string{"read"}}); err != nil {
 		t.Error(err)
 	}
+	// A stronger key can be held back by one that manages, and not let go again.
+	stronger := k.issue(t, registrar.CreateKeyRequest{Tenant: "acme", Permissions: []string{"rules:*"}, Addresses: networks("192.0.2.1/32")}).Key
+	if _, err := d.UpdateKey(t.Context(), stronger.ID, registrar.KeyUpdate{Status: new(access.StatusDisabled)}); err != nil {
+		t.Error(err)
+	}
+	for field, u := range map[string]registrar.KeyUpdate{
+		"status": {Status: new(access.StatusActive)}, "expiry": {ExpiresAt: new(start.Add(time.Minute))}, "addresses": {Addresses: new(networks("192.0.2.0/24"))},
+	} {
+		if _, err := d.UpdateKey(t.Context(), stronger.ID, u); err == nil {
+			t.Errorf("a stronger key's %s was changed", field)
+		}
+	}
 	if out, err := d.RotateKey(t.Context(), caller.ID, registrar.RotateRequest{}); err != nil || out.Key.ID != caller.ID {
 		t.Error(out, err)
 	}

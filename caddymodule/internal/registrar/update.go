@@ -61,9 +61,19 @@ func (r *Registrar) update(ctx context.Context, d *Desk, id access.KeyID, u KeyU
 		if reflect.DeepEqual(was, *k) {
 			return errUnchanged
 		}
+		if u.opens() { // none may be given more, or brought back, by one that has less
+			return r.covers(b, k)
+		}
 		return nil
 	})
 	return k, err
+}
+
+// opens reports whether the update may let a key do again, or from more places
+// or for longer, what it is permitted to.
+func (u KeyUpdate) opens() bool {
+	return u.Status != nil && *u.Status == access.StatusActive || u.ExpiresAt != nil || u.Never ||
+		u.Rate != nil || u.PlanRate || u.Addresses != nil
 }
 
 // action names the update in the audit trail.
