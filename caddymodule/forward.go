@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
@@ -33,6 +34,8 @@ type exchange struct {
 	stream engine.Stream
 	cancel context.CancelFunc       // of the request's context, past HTTP/1
 	conn   atomic.Pointer[net.Conn] // after an upgrade
+	ending sync.Mutex               // held while deadlines are set
+	over   bool                     // the handler has returned; guarded by ending
 	done   bool                     // the final status was written
 	ended  atomic.Bool              // its key is gone: nothing more is written
 
@@ -193,6 +196,9 @@ func (x *exchange) ReadFrom(src io.Reader) (int64, error) {
 
 // FlushError sends what was written. It never buffers.
 func (x *exchange) FlushError() error {
+	if x.ended.Load() {
+		return errKeyGone
+	}
 	if !x.done {
 		x.WriteHeader(http.StatusOK)
 	}

@@ -39,6 +39,9 @@ func (x *exchange) pass(r *http.Request, next caddyhttp.Handler) error {
 // must not hit the connection's next request.
 func (x *exchange) abort() {
 	x.stream.Done()
+	x.ending.Lock()
+	x.over = true
+	x.ending.Unlock()
 	if x.ended.Load() && x.conn.Load() == nil {
 		panic(http.ErrAbortHandler)
 	}
@@ -54,9 +57,33 @@ func (x *exchange) End() {
 	if x.cancel != nil {
 		x.cancel()
 	}
-	past := time.Unix(1, 0)
-	rc := http.NewResponseController(x.ResponseWriter)
-	_, _ = rc.SetReadDeadline(past), rc.SetWriteDeadline(past)
+	go x.cut()
+}
+
+// cut interrupts what reads and writes on the client's connection. Caddy's own
+// idle timeouts set deadlines too, from the handler's goroutine and without a
+// lock, so this goes past them to the server's own writer, and does it again
+// until the handler has returned.
+func (x *exchange) cut() {
+	w := x.ResponseWriter
+	for {
+		u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = u.Unwrap()
+	}
+	rc, past := http.NewResponseController(w), time.Unix(1, 0)
+	for {
+		x.ending.Lock()
+		if x.over {
+			x.ending.Unlock()
+			return
+		}
+		_, _ = rc.SetReadDeadline(past), rc.SetWriteDeadline(past)
+		x.ending.Unlock()
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // Hijack hands over the connection for an upgrade.
