@@ -66,17 +66,19 @@ func (e *Engine) askForeign(ctx context.Context, text string) (rec *index.Record
 		return nil, false
 	}
 	puts := e.Index.ImportedPuts()
+	digest := e.Digester.Sum(text)
+	f := &e.foreign
+	f.mu.Lock()
+	v, ok := f.known[digest]
+	f.mu.Unlock()
+	if ok && v.puts == puts && e.clock().Before(v.until) {
+		return e.holder(v, &digest), false
+	}
 	ids := e.Index.ImportedCandidates(nil, text, maxCandidates)
 	if len(ids) == 0 {
 		return nil, false
 	}
-	digest := e.Digester.Sum(text)
-	f := &e.foreign
 	f.mu.Lock()
-	if v, ok := f.known[digest]; ok && v.puts == puts && e.clock().Before(v.until) {
-		f.mu.Unlock()
-		return e.holder(v, &digest), false
-	}
 	fl := f.flights[digest]
 	if fl == nil {
 		if len(f.flights) >= maxFlights {

@@ -186,6 +186,12 @@ func (g *Gate) decide(s *State, r *http.Request, c *Call, asks *Asks) access.Rea
 	if preflight(r) {
 		return access.Anonymous
 	}
+	if r.Method == http.MethodConnect {
+		// A WebSocket over HTTP/2 or HTTP/3. The API gets it as a GET, so rules
+		// about methods see it as one.
+		r.Method = http.MethodGet
+		defer func() { r.Method = http.MethodConnect }()
+	}
 	public, err := anyMatch(g.Public, r)
 	if err != nil {
 		return access.Unavailable
