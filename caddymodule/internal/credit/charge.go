@@ -55,13 +55,10 @@ func (u *Units) valid() bool {
 
 // plan notes all parts that are to be taken.
 func (r *Receipt) plan() (f Refusal) {
-	if f = r.planQuotas(&r.tenant, false); f.Reason == Failed {
+	if f = r.planQuotas(&r.tenant, false, f); f.Reason == Failed {
 		return f
 	}
-	if g := r.planQuotas(&r.key, true); f.OK() || g.Reason == Failed || g.Reason != Charged && g.Resets > f.Resets {
-		f = g
-	}
-	if !f.OK() {
+	if f = r.planQuotas(&r.key, true, f); !f.OK() {
 		return f
 	}
 	if f = r.planCredits(&r.tenant, false); !f.OK() {
@@ -70,9 +67,9 @@ func (r *Receipt) plan() (f Refusal) {
 	return r.planCredits(&r.key, true)
 }
 
-// planQuotas notes what is to be taken from a payer's quotas. If several are
-// exhausted, it returns the one that resets last, or never.
-func (r *Receipt) planQuotas(who *Payer, ofKey bool) (f Refusal) {
+// planQuotas notes what is to be taken from a payer's quotas. It returns f, or
+// a refusal for a quota that resets later than f does.
+func (r *Receipt) planQuotas(who *Payer, ofKey bool, f Refusal) Refusal {
 	p, t := who.Purse, who.Terms
 	if p == nil || t == nil {
 		return f
@@ -80,15 +77,13 @@ func (r *Receipt) planQuotas(who *Payer, ofKey bool) (f Refusal) {
 	if err := p.bind(t); err != nil {
 		return failed(err, ofKey)
 	}
-	latest := int64(0)
 	for i := range t.Quotas {
 		q, a := &t.Quotas[i], p.quotas[i]
 		if err := a.turn(r.now, q.Period, 0); err != nil {
 			return failed(err, ofKey)
 		}
 		left, units := q.Amount-a.used(), r.units[q.Meter]
-		if (left <= 0 || units > left) && a.until > latest {
-			latest = a.until
+		if (left <= 0 || units > left) && a.until > f.end {
 			f = Refusal{Reason: QuotaExceeded, OfKey: ofKey, Meter: q.Meter}
 			f.until(a.until, r.now)
 		}

@@ -53,6 +53,8 @@ type Refusal struct {
 	Retry  time.Duration
 
 	Err error // if Failed
+
+	end int64 // as Resets, but the largest number for never
 }
 
 // OK reports whether the charge was made.
@@ -80,6 +82,7 @@ func (f *Refusal) Unwrap() error { return f.Err }
 
 // until sets Resets and Retry.
 func (f *Refusal) until(end, now int64) {
+	f.end = end
 	if end <= maxUnix {
 		f.Resets, f.Retry = end, time.Duration(max(end-now, 1))*time.Second
 	}
