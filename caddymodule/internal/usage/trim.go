@@ -18,6 +18,9 @@ func (r *Recorder) Trim(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.o.Now()
+	if len(r.pending) < r.o.Backlog {
+		r.collect() // the minutes of what waits must not go before it came
+	}
 	if r.waterDue {
 		if err := r.setWater(ctx, r.water); err != nil {
 			return err

@@ -1,0 +1,102 @@
+package usage
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+)
+
+func TestRecordDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	c := newClock()
+	o := c.options(newMemory())
+	o.Series = 2
+	r := open(t, o)
+	known, other := series("a", 1, "route", Class2xx), series("b", 9, "route", Class2xx)
+	r.Record(c.at(), known, Sample{})
+	r.Record(c.at(), series("b", 2, "route", Class2xx), Sample{})
+	for _, s := range []Series{known, other} {
+		r.Record(c.at(), s, Sample{})
+		if n := testing.AllocsPerRun(1000, func() { r.Record(start.Unix(), s, Sample{1, 2, 3, time.Second}) }); n != 0 {
+			t.Errorf("%v: %v allocations", s, n)
+		}
+	}
+}
+
+func benchRecorder(b *testing.B, n int) (*Recorder, []Series) {
+	o := Options{Storage: newMemory(), Now: newClock().Now, Series: max(n, 1)}
+	r := open(b, o)
+	ss := make([]Series, n)
+	for i := range ss {
+		ss[i] = series(fmt.Sprint("tenant-", i%1000), i, "synthesize", Class2xx)
+		r.Record(start.Unix(), ss[i], Sample{})
+	}
+	return r, ss
+}
+
+func BenchmarkRecord(b *testing.B) {
+	for _, n := range []int{1, 1000, 10_000, 1_000_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			r, ss := benchRecorder(b, n)
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				r.Record(start.Unix(), ss[i], Sample{1e6, 100, 1000, 20 * time.Millisecond})
+				if i += 7919; i >= n {
+					i %= n
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkRecordHotKey counts one series from all processors.
+func BenchmarkRecordHotKey(b *testing.B) {
+	r, ss := benchRecorder(b, 1)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			r.Record(start.Unix(), ss[0], Sample{1e6, 100, 1000, 20 * time.Millisecond})
+		}
+	})
+}
+
+// BenchmarkRecordBeyond counts keys that are beyond the bound.
+func BenchmarkRecordBeyond(b *testing.B) {
+	r, _ := benchRecorder(b, 1)
+	s := series("other", 77, "synthesize", Class2xx)
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Record(start.Unix(), s, Sample{1e6, 100, 1000, 20 * time.Millisecond})
+	}
+}
+
+// nowhere is a Storage that forgets, to see what the rest costs.
+type nowhere struct{}
+
+func (nowhere) Update(_ context.Context, fn func(Writer) error) error { return fn(nowhere{}) }
+func (nowhere) Put(k, v []byte) error                                 { return nil }
+func (nowhere) Delete(k []byte) error                                 { return nil }
+func (nowhere) Range(context.Context, []byte, []byte, func(k, v []byte) bool) error {
+	return nil
+}
+
+// BenchmarkMinute counts 10,000 series once and flushes them.
+func BenchmarkMinute(b *testing.B) {
+	_, ss := benchRecorder(b, 10_000)
+	r := open(b, Options{Storage: nowhere{}})
+	at := start.Unix()
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range ss {
+			r.Record(at, ss[i], Sample{1e6, 100, 1000, 20 * time.Millisecond})
+		}
+		at += 60
+		if err := r.Flush(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
