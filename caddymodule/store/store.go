@@ -117,6 +117,10 @@ type Reader interface {
 	// Answer returns what PutAnswer stored under id and until when it is kept,
 	// also past that time, or ErrNotFound.
 	Answer(id [32]byte) (expires int64, sealed []byte, err error)
+	// Usage calls yield for the records of usage with from ≤ key < to, in the
+	// order of their bytes, until it returns false. An empty from is the first,
+	// a nil to the end.
+	Usage(from, to []byte, yield func(key, value []byte) bool) error
 	// Blob returns what PutBlob stored under name, or ErrNotFound.
 	Blob(name string) ([]byte, error)
 }
@@ -154,11 +158,15 @@ type Tx interface {
 	// Bury notes digests that must never let a request in again, those of revoked
 	// keys and of secrets rotated away. A store that is later put back to an older
 	// state finds them at its next opening and revokes the keys that have one of
-	// them, as their present secret or the one before, so that an old backup arms
-	// none of them anew. Keys that UpdateKey revokes or DeleteTenant deletes are
-	// noted by their ids as well, so that they are found also where the older
-	// state has them with another digest.
+	// them as their present secret; a key that has one as the secret before that
+	// loses this one and stays as it is. Thus an old backup arms none of them
+	// anew. Keys that UpdateKey revokes or DeleteTenant deletes are noted by their
+	// ids as well, so that they are found and revoked also where the older state
+	// has them with another digest.
 	Bury(digests ...[32]byte) error
+	// PutUsage stores a record of usage under a key of 1 to 1,024 bytes, new or
+	// not; a nil value deletes it. Both are opaque to the store.
+	PutUsage(key, value []byte) error
 	// PutBlob stores a small opaque value, such as the token buckets at a clean
 	// stop; nil deletes it.
 	PutBlob(name string, value []byte) error

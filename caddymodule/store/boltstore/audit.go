@@ -15,50 +15,54 @@ func (r *reader) Audit(after uint64, yield func(seq uint64, record []byte) bool)
 	if after+1 == 0 {
 		return nil
 	}
-	r.inside = true
-	defer func() { r.inside = false }()
-	b := r.tx.Bucket(bucketAudit)
-	if b == nil {
-		return nil
-	}
-	c := b.Cursor()
-	for k, v := c.Seek(auditID(after + 1)); k != nil; k, v = c.Next() {
-		record, err := r.open(bucketAudit, k, v)
-		if err != nil {
-			return err
-		}
-		seq, record := binary.BigEndian.Uint64(k), bytes.Clone(record)
-		r.inside = false
-		if !yield(seq, record) {
+	return r.within(func() error {
+		b := r.tx.Bucket(bucketAudit)
+		if b == nil {
 			return nil
 		}
-		r.inside = true
-	}
-	return nil
+		c := b.Cursor()
+		for k, v := c.Seek(auditID(after + 1)); k != nil; k, v = c.Next() {
+			record, err := r.open(bucketAudit, k, v)
+			if err != nil {
+				return err
+			}
+			seq, record := binary.BigEndian.Uint64(k), bytes.Clone(record)
+			r.inside = false
+			if !yield(seq, record) {
+				return nil
+			}
+			r.inside = true
+		}
+		return nil
+	})
 }
 
 // LastAudit implements store.Reader.
 func (r *reader) LastAudit() (seq uint64, record []byte, err error) {
-	r.inside = true
-	defer func() { r.inside = false }()
-	_, noted, err := readCommits(r.s.path, r.tx.Bucket(bucketMeta), r.tagger)
-	if err != nil {
-		return 0, nil, err
-	}
-	k, v := r.lastAudit()
-	if k != nil {
-		seq = binary.BigEndian.Uint64(k)
-	}
-	if noted != nil && *noted > seq {
-		return *noted, nil, nil
-	}
-	if k == nil {
-		return 0, nil, nil
-	}
-	if record, err = r.open(bucketAudit, k, v); err != nil {
-		return 0, nil, err
-	}
-	return seq, bytes.Clone(record), nil
+	err = r.within(func() error {
+		_, noted, err := readCommits(r.s.path, r.tx.Bucket(bucketMeta), r.tagger)
+		if err != nil {
+			return err
+		}
+		k, v := r.lastAudit()
+		var last uint64
+		if k != nil {
+			last = binary.BigEndian.Uint64(k)
+		}
+		if noted != nil && *noted > last {
+			seq = *noted
+			return nil
+		}
+		if k == nil {
+			return nil
+		}
+		b, err := r.open(bucketAudit, k, v)
+		if err == nil {
+			seq, record = last, bytes.Clone(b)
+		}
+		return err
+	})
+	return seq, record, err
 }
 
 // lastAudit returns the newest audit record that is there, as bbolt has it, or

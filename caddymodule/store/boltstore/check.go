@@ -27,6 +27,7 @@ type Report struct {
 	Uses     int
 	Blobs    int
 	Answers  int
+	Usage    int      // records of usage
 	Audit    int      // records
 	Buried   int      // entries of the list of revocations
 	Problems []string // what does not hold together, up to 100; none if all is well
@@ -101,6 +102,7 @@ func (c *checker) all(tx *bolt.Tx) error {
 		c.checkUses(tx)
 		c.checkAudit(tx)
 		c.checkAnswers(tx)
+		c.report.Usage = c.records(tx, bucketUsage, func(_, _ []byte) {})
 	}
 	c.checkFiles(tx)
 	return nil

@@ -116,6 +116,11 @@ func (r *reading) time(b []byte) time.Time {
 	return time.Unix(int64(le.Uint64(b)), int64(nsec)).UTC()
 }
 
+func (w *writer) time(t time.Time) {
+	w.b = append(w.b, make([]byte, timeLen)...)
+	putTime(w.b[len(w.b)-timeLen:], t)
+}
+
 func putTime(b []byte, t time.Time) {
 	le.PutUint64(b, uint64(t.Unix()))
 	le.PutUint32(b[8:], uint32(t.Nanosecond()))

@@ -27,6 +27,7 @@
 //	answer_ends  end ‖ id          → empty
 //	buried       number, 8 bytes big endian → digest ‖ tag; the newest entry of
 //	             the .revoked file and those that it may lose in a power cut
+//	usage        key               → value ‖ tag
 //
 // The buckets from uses on came with schema version 2. A database of version 1
 // is read as it is and becomes one of version 2 with its first change. Where
@@ -50,6 +51,8 @@
 //	                                      (uint8 length, address, uint8 bits) each
 //	    previous digest, algorithm, since, until   if flag 1: 32 bytes, uint8, 2 × int64
 //	    imported hint, hash               if flag 2: strings
+//	    override                          if flag 8: requests, burst, concurrent, max_keys
+//	                                      4 × uint32; window, credits, until 3 × int64
 //	    rotated                           if flag 4: as created
 //	    name, description, prefix         strings
 //	    metadata                          uint16 count, then key and value strings
@@ -58,8 +61,10 @@
 // name, prefix, permissions and metadata; it is read and no longer written.
 //
 // A tenant record has version, status and flags, the time of its making, then
-// id, name, plan, if flag 1 the permissions, and metadata. A use is the time,
-// uint8 length, address, agent.
+// id, name, plan, if flag 1 the permissions, if flag 2 the override as a key's,
+// if flag 4 the grants, and metadata. The grants are a uint16 count, then id,
+// int64 amount and expiry, note, and the time of its making each. A use is the
+// time, uint8 length, address, agent.
 //
 // # Damage
 //

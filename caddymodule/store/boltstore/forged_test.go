@@ -73,7 +73,7 @@ func TestNewerSchema(t *testing.T) {
 
 // A file that is cut off under an open store faults when it is read.
 func TestCutWhileOpen(t *testing.T) {
-	path := sample(t)
+	path := full(t)
 	s := mustOpen(t, path)
 	read := func(r store.Reader) error { _, err := r.Key(storetest.NewKey("acme", 9).ID); return err }
 	if err := s.View(context.Background(), read); err != nil {
@@ -82,7 +82,15 @@ func TestCutWhileOpen(t *testing.T) {
 	if err := os.Truncate(path, 2*int64(os.Getpagesize())); err != nil {
 		t.Skip("not here:", err)
 	}
-	wantDamaged(t, "View", path, s.View(context.Background(), read))
+	never := func(uint64, []byte) bool { return true }
+	for what, read := range map[string]func(store.Reader) error{
+		"Key":       read,
+		"Audit":     func(r store.Reader) error { return r.Audit(0, never) },
+		"LastAudit": func(r store.Reader) error { _, _, err := r.LastAudit(); return err },
+		"Usage":     func(r store.Reader) error { return r.Usage(nil, nil, func(_, _ []byte) bool { return true }) },
+	} {
+		wantDamaged(t, what, path, s.View(context.Background(), read))
+	}
 	wantDamaged(t, "Update", path, s.Update(context.Background(), func(tx store.Tx) error { return read(tx) }))
 	wantDamaged(t, "Update", path, s.Update(context.Background(), func(store.Tx) error { return nil }))
 	if err := s.Close(); err != nil {

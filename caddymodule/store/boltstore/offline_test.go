@@ -26,7 +26,8 @@ func full(t *testing.T) string {
 		var errs []error
 		for n := range 50 {
 			errs = append(errs, tx.PutUse(storetest.NewKey("", n).ID, access.Use{At: int64(n), Agent: "curl"}),
-				tx.PutAudit(uint64(n+1), []byte("entry")), tx.PutAnswer([32]byte{byte(n)}, int64(n), []byte("answer")))
+				tx.PutAudit(uint64(n+1), []byte("entry")), tx.PutAnswer([32]byte{byte(n)}, int64(n), []byte("answer")),
+				tx.PutUsage([]byte{byte(n)}, []byte("usage")))
 		}
 		return errors.Join(append(errs, tx.Bury([32]byte{1}))...)
 	})
@@ -55,7 +56,7 @@ func TestCheck(t *testing.T) {
 	if err != nil || len(r.Problems) > 0 {
 		t.Fatal(r.Problems, err)
 	}
-	if r.Bytes != int64(len(before)) || r.Tenants != 1 || r.Keys != sampleKeys || r.Uses != 50 || r.Audit != 50 || r.Answers != 50 || r.Blobs != 1 || r.Buried != 1 || r.Commits != 4 {
+	if r.Bytes != int64(len(before)) || r.Tenants != 1 || r.Keys != sampleKeys || r.Uses != 50 || r.Audit != 50 || r.Answers != 50 || r.Usage != 50 || r.Blobs != 1 || r.Buried != 1 || r.Commits != 4 {
 		t.Fatalf("%+v", r)
 	}
 	if _, err := os.Stat(path + counterSuffix); err == nil || !bytes.Equal(before, readFile(t, path)) {
@@ -84,6 +85,9 @@ func TestCheckFinds(t *testing.T) {
 		},
 		"which is not there": func(tx *bolt.Tx, _ *tagger) error {
 			return errors.Join(tx.Bucket(bucketTenants).Delete([]byte("acme")))
+		},
+		"in usage fails": func(tx *bolt.Tx, _ *tagger) error {
+			return tx.Bucket(bucketUsage).Put([]byte{7}, tx.Bucket(bucketUsage).Get([]byte{8}))
 		},
 		"use of key":        func(tx *bolt.Tx, _ *tagger) error { return tx.Bucket(bucketKeys).Delete(a.ID[:]) },
 		"records 9 to 9":    func(tx *bolt.Tx, _ *tagger) error { return tx.Bucket(bucketAudit).Delete(auditID(9)) },

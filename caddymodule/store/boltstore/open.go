@@ -35,8 +35,9 @@ var (
 	bucketAnswers    = []byte("answers")
 	bucketAnswerEnds = []byte("answer_ends")
 	bucketBuried     = []byte("buried")
+	bucketUsage      = []byte("usage")
 	buckets          = [][]byte{bucketMeta, bucketTenants, bucketKeys, bucketTenantKeys, bucketBlobs}
-	addedBuckets     = [][]byte{bucketUses, bucketAudit, bucketAnswers, bucketAnswerEnds, bucketBuried}
+	addedBuckets     = [][]byte{bucketUses, bucketAudit, bucketAnswers, bucketAnswerEnds, bucketBuried, bucketUsage}
 
 	metaSchema  = []byte("schema")
 	metaCheck   = []byte("check")

@@ -34,6 +34,15 @@ func (r *reader) rescue(err *error) {
 	}
 }
 
+// within runs fn, which reads pages, and sets inside to false while it calls
+// someone else's function. A panic leaves inside as it is, for rescue.
+func (r *reader) within(fn func() error) error {
+	r.inside = true
+	err := fn()
+	r.inside = false
+	return err
+}
+
 // get returns the checked record of id, or nil.
 func (r *reader) get(bucket, id []byte) ([]byte, error) {
 	r.inside = true

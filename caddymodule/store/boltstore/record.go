@@ -21,7 +21,8 @@ const (
 	hasPrevious = 1 << iota
 	hasImported
 	hasRotated
-	allFlags = hasPrevious | hasImported | hasRotated
+	hasOverride
+	allFlags = hasPrevious | hasImported | hasRotated | hasOverride
 )
 
 var (
@@ -48,7 +49,7 @@ func encodeKey(k *access.Key) ([]byte, error) {
 	w.text(k.Tenant)
 	w.text(k.Environment)
 	w.rights(k.Rights)
-	w.secrets(k)
+	w.parts(k)
 	w.text(k.Name)
 	w.text(k.Description)
 	w.text(k.Prefix)
@@ -59,8 +60,8 @@ func encodeKey(k *access.Key) ([]byte, error) {
 	return w.b, nil
 }
 
-// secrets writes what there is of a key's other secrets, and the flags.
-func (w *writer) secrets(k *access.Key) {
+// parts writes what few keys have, and the flags.
+func (w *writer) parts(k *access.Key) {
 	var flags byte
 	if p := k.Previous; p != nil {
 		flags |= hasPrevious
@@ -73,10 +74,13 @@ func (w *writer) secrets(k *access.Key) {
 		w.text(i.Hint)
 		w.text(i.Hash)
 	}
+	if k.Override != nil {
+		flags |= hasOverride
+		w.override(k.Override)
+	}
 	if !k.RotatedAt.IsZero() {
 		flags |= hasRotated
-		w.b = append(w.b, make([]byte, timeLen)...)
-		putTime(w.b[len(w.b)-timeLen:], k.RotatedAt)
+		w.time(k.RotatedAt)
 	}
 	w.b[3] = flags
 }
@@ -118,7 +122,7 @@ func (n *names) env(b []byte) string {
 
 // decodeHead reads the head of a key record of any version into h and returns
 // what follows it. It allocates only for names and rights not met before, and
-// for the secrets that few keys have.
+// for the secrets and overrides that few keys have.
 func decodeHead(h *access.KeyHead, id, b []byte, n *names) (rest []byte, err error) {
 	if len(b) < keyHeadLen || len(id) != len(h.ID) || b[0] == 0 || b[0] > keyVersion || b[3]&^allFlags != 0 || b[0] == 1 && b[3] != 0 {
 		return nil, errRecord
@@ -141,7 +145,7 @@ func decodeHead(h *access.KeyHead, id, b []byte, n *names) (rest []byte, err err
 	if h.Tenant, err = n.tenant(tenant); err != nil {
 		return nil, err
 	}
-	h.Previous, h.Imported = nil, nil
+	h.Previous, h.Imported, h.Override = nil, nil, nil
 	if b[0] == 1 {
 		h.Rights = n.rights1(r)
 		return r.b, nil
@@ -151,15 +155,15 @@ func decodeHead(h *access.KeyHead, id, b []byte, n *names) (rest []byte, err err
 	if h.Rights, ok = n.right(piece); !ok {
 		return nil, errRecord
 	}
-	r.secrets(h, b[3])
+	r.parts(h, b[3])
 	if r.bad {
 		return nil, errRecord
 	}
 	return r.b, nil
 }
 
-// secrets reads what the flags say is there of a key's other secrets.
-func (r *reading) secrets(h *access.KeyHead, flags byte) {
+// parts reads what the flags say is there of what few keys have.
+func (r *reading) parts(h *access.KeyHead, flags byte) {
 	if flags&hasPrevious != 0 {
 		p := r.take(previousLen)
 		h.Previous = &access.Previous{Digest: [32]byte(p), Alg: p[32],
@@ -167,6 +171,9 @@ func (r *reading) secrets(h *access.KeyHead, flags byte) {
 	}
 	if flags&hasImported != 0 {
 		h.Imported = &access.Imported{Hint: r.text(), Hash: r.text()}
+	}
+	if flags&hasOverride != 0 {
+		h.Override = r.override()
 	}
 }
 

@@ -9,9 +9,16 @@ import (
 )
 
 const (
-	tenantVersion  = 2  // that is written; version 1 has no permissions
-	tenantHeadLen  = 16 // fixed part of a tenant record
-	hasPermissions = 1  // flag: the tenant's permissions are bounded
+	tenantVersion = 2  // that is written; version 1 has no flags
+	tenantHeadLen = 16 // fixed part of a tenant record
+)
+
+// Flags of a tenant record: which of its parts are there.
+const (
+	hasPermissions = 1 << iota // the tenant's permissions are bounded
+	hasLimits                  // an override
+	hasGrants
+	allTenantFlags = hasPermissions | hasLimits | hasGrants
 )
 
 func encodeTenant(t *access.Tenant) ([]byte, error) {
@@ -28,8 +35,16 @@ func encodeTenant(t *access.Tenant) ([]byte, error) {
 	w.text(t.Name)
 	w.text(t.Plan)
 	if t.Permissions != nil {
-		w.b[2] = hasPermissions
+		w.b[2] |= hasPermissions
 		w.texts(t.Permissions)
+	}
+	if t.Override != nil {
+		w.b[2] |= hasLimits
+		w.override(t.Override)
+	}
+	if len(t.Grants) > 0 {
+		w.b[2] |= hasGrants
+		w.grants(t.Grants)
 	}
 	w.metadata(t.Metadata)
 	if w.over {
@@ -42,7 +57,8 @@ func decodeTenant(id, b []byte) (*access.Tenant, error) {
 	if len(b) < tenantHeadLen || b[0] == 0 || b[0] > tenantVersion || b[3] != 0 {
 		return nil, errRecord
 	}
-	if flags := b[2]; flags > hasPermissions || flags != 0 && b[0] == 1 {
+	flags := b[2]
+	if flags&^allTenantFlags != 0 || flags != 0 && b[0] == 1 {
 		return nil, errRecord
 	}
 	t := &access.Tenant{Status: access.Status(b[1])}
@@ -52,10 +68,16 @@ func decodeTenant(id, b []byte) (*access.Tenant, error) {
 	r := reading{b: b[tenantHeadLen:]}
 	t.CreatedAt = r.time(b[4:])
 	t.ID, t.Name, t.Plan = r.text(), r.text(), r.text()
-	if b[2] == hasPermissions {
+	if flags&hasPermissions != 0 {
 		if t.Permissions = r.texts(); t.Permissions == nil {
 			t.Permissions = []string{}
 		}
+	}
+	if flags&hasLimits != 0 {
+		t.Override = r.override()
+	}
+	if flags&hasGrants != 0 {
+		t.Grants = r.grants()
 	}
 	t.Metadata = r.metadata()
 	if r.bad || len(r.b) > 0 || t.ID != string(id) {

@@ -33,6 +33,7 @@ func TestUnstorable(t *testing.T) {
 		"long id":   func(v *access.Tenant) { v.ID = long[:256] },
 		"revoked":   func(v *access.Tenant) { v.Status = access.StatusRevoked },
 		"long plan": func(v *access.Tenant) { v.Plan = long },
+		"long note": func(v *access.Tenant) { v.Grants = []access.Grant{{Note: long}} },
 	} {
 		v := storetest.NewTenant("acme")
 		change(v)
@@ -118,16 +119,17 @@ func TestRecordLayout(t *testing.T) {
 	full.Rights = access.NewRights([]string{"s", "r"}, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")})
 	full.Previous = &access.Previous{Alg: 2, Since: 12, Until: 13, Digest: [32]byte([]byte(strings.Repeat("o", 32)))}
 	full.Imported = &access.Imported{Hint: "h", Hash: "H"}
+	full.Override = layoutOverride()
 	for _, c := range []struct {
 		key  *access.Key
 		want string
 	}{
 		{bare, "\x02\x01\x03\x00" + layoutRest + "\x01\x00t\x01\x00e" + "\x07\x00\x01\x00\x01\x00r\x00\x00" +
 			"\x01\x00n\x00\x00\x01\x00p" + "\x01\x00\x01\x00k\x01\x00v"},
-		{full, "\x02\x01\x03\x07" + layoutRest + "\x01\x00t\x01\x00e" +
+		{full, "\x02\x01\x03\x0f" + layoutRest + "\x01\x00t\x01\x00e" +
 			"\x22\x00\x02\x00\x01\x00r\x01\x00s\x02\x00" + "\x04\x0a\x00\x00\x00\x08" + "\x10\x20\x01\x0d\xb8" + strings.Repeat("\x00", 12) + "\x20" +
 			strings.Repeat("o", 32) + "\x02" + "\x0c\x00\x00\x00\x00\x00\x00\x00\x0d\x00\x00\x00\x00\x00\x00\x00" +
-			"\x01\x00h\x01\x00H" + "\x0a\x00\x00\x00\x00\x00\x00\x00\x0b\x00\x00\x00" +
+			"\x01\x00h\x01\x00H" + overrideText + "\x0a\x00\x00\x00\x00\x00\x00\x00\x0b\x00\x00\x00" +
 			"\x01\x00n\x01\x00D\x01\x00p" + "\x01\x00\x01\x00k\x01\x00v"},
 	} {
 		got, err := encodeKey(c.key)
@@ -140,6 +142,45 @@ func TestRecordLayout(t *testing.T) {
 		}
 		for n := range got {
 			if _, err := decodeKey(c.key.ID[:], got[:n]); err == nil {
+				t.Fatalf("record cut off at %d of %d was decoded", n, len(got))
+			}
+		}
+	}
+}
+
+func layoutOverride() *access.Override {
+	return &access.Override{Rate: access.Rate{Requests: 1, Burst: 2, Window: 5}, Concurrent: 3, MaxKeys: 4, Credits: 6, Until: 7}
+}
+
+const overrideText = "\x01\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00\x04\x00\x00\x00" +
+	"\x05\x00\x00\x00\x00\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00\x00\x00\x00\x00"
+
+func TestTenantLayout(t *testing.T) {
+	const head = "\x06\x00\x00\x00\x00\x00\x00\x00\x07\x00\x00\x00\x01\x00t\x01\x00n\x01\x00p"
+	const metadata = "\x01\x00\x01\x00k\x01\x00v"
+	bare := access.Tenant{ID: "t", Name: "n", Plan: "p", Status: access.StatusActive, CreatedAt: time.Unix(6, 7).UTC(), Metadata: map[string]string{"k": "v"}}
+	bounded, full, granted := bare, bare, bare
+	bounded.Permissions = []string{"r"}
+	granted.Grants = []access.Grant{{ID: "g", Amount: 8, Expires: 9, Note: "N", CreatedAt: time.Unix(10, 0).UTC()}, {ID: "h", Amount: 11, CreatedAt: time.Unix(12, 0).UTC()}}
+	const grants = "\x02\x00\x01\x00g\x08\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\x00\x01\x00N\x0a\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00" +
+		"\x01\x00h\x0b\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	full.Permissions, full.Override, full.Grants = bounded.Permissions, layoutOverride(), granted.Grants
+	for want, v := range map[string]*access.Tenant{
+		"\x02\x01\x00\x00" + head + metadata:                                               &bare,
+		"\x02\x01\x01\x00" + head + "\x01\x00\x01\x00r" + metadata:                         &bounded,
+		"\x02\x01\x04\x00" + head + grants + metadata:                                      &granted,
+		"\x02\x01\x07\x00" + head + "\x01\x00\x01\x00r" + overrideText + grants + metadata: &full,
+	} {
+		got, err := encodeTenant(v)
+		if err != nil || string(got) != want {
+			t.Fatalf("%v\n got %q\nwant %q", err, got, want)
+		}
+		back, err := decodeTenant([]byte("t"), got)
+		if err != nil || !reflect.DeepEqual(back, v) {
+			t.Fatalf("%+v, %v", back, err)
+		}
+		for n := range got {
+			if _, err := decodeTenant([]byte("t"), got[:n]); err == nil {
 				t.Fatalf("record cut off at %d of %d was decoded", n, len(got))
 			}
 		}
@@ -173,6 +214,7 @@ func FuzzDecodeKey(f *testing.F) {
 	f.Add(b[:keyHeadLen])
 	full := layoutKey()
 	full.Previous, full.Imported, full.RotatedAt = &access.Previous{Until: 1}, &access.Imported{Hint: "h", Hash: "H"}, time.Unix(1, 0)
+	full.Override = layoutOverride()
 	b2, _ := encodeKey(full)
 	f.Add(b2)
 	b1, _ := encodeKey(layoutKey())
@@ -204,9 +246,24 @@ func FuzzDecodeTenant(f *testing.F) {
 	b, _ := encodeTenant(storetest.NewTenant("acme"))
 	f.Add([]byte("acme"), b)
 	f.Add([]byte(""), []byte{})
+	v := storetest.NewTenant("acme")
+	v.Override, v.Grants = layoutOverride(), []access.Grant{{ID: "g", Note: "n"}}
+	b2, _ := encodeTenant(v)
+	f.Add([]byte("acme"), b2)
 	f.Fuzz(func(t *testing.T, id, b []byte) {
-		if v, err := decodeTenant(id, b); err == nil && v.ID != string(id) {
+		v, err := decodeTenant(id, b)
+		if err != nil {
+			return
+		}
+		if v.ID != string(id) {
 			t.Fatal("a tenant under another id")
+		}
+		again, err := encodeTenant(v)
+		if err != nil {
+			return // an id that no tenant may have
+		}
+		if v2, err := decodeTenant(id, again); err != nil || !reflect.DeepEqual(v, v2) {
+			t.Fatalf("%+v became %+v, %v", v, v2, err)
 		}
 	})
 }

@@ -85,7 +85,8 @@ func readKept(path string, tx *bolt.Tx, t *tagger) (entries []entry, err error) 
 }
 
 // replay revokes the keys that have what the database did not know to be
-// buried, in one transaction, before anyone reads.
+// buried, or takes their previous secret, in one transaction, before anyone
+// reads.
 func (s *Store) replay(d *divergence) error {
 	n := 0
 	t, err := s.update(func(v store.Tx) error {
@@ -98,9 +99,13 @@ func (s *Store) replay(d *divergence) error {
 		var failed error
 		now := time.Now().UTC().Truncate(time.Second)
 		err := t.Keys("", access.KeyID{}, func(k *access.Key) bool {
-			if d.meets(k) {
+			revoke, drop := d.meets(k)
+			if revoke {
 				n++
-				k.Status, k.RevokedAt, k.Previous = access.StatusRevoked, now, nil
+				k.Status, k.RevokedAt = access.StatusRevoked, now
+			}
+			if revoke || drop {
+				k.Previous = nil
 				failed = t.UpdateKey(k)
 			}
 			return failed == nil
@@ -115,19 +120,17 @@ func (s *Store) replay(d *divergence) error {
 	return nil
 }
 
-// meets tells whether k has to be revoked.
-func (d *divergence) meets(k *access.Key) bool {
-	if k.Status == access.StatusRevoked && k.Previous == nil {
-		return false
+// meets tells whether k has to be revoked, and whether the secret before its
+// present one has to go. The end of a grace buries that alone.
+func (d *divergence) meets(k *access.Key) (revoke, drop bool) {
+	_, present := d.replay[k.Digest]
+	_, gone := d.replay[keyMark(k.ID)]
+	dead := present || gone
+	if k.Previous != nil {
+		_, drop = d.replay[k.Previous.Digest]
+		drop = drop || dead
 	}
-	_, hit := d.replay[k.Digest]
-	if !hit && k.Previous != nil {
-		_, hit = d.replay[k.Previous.Digest]
-	}
-	if !hit {
-		_, hit = d.replay[keyMark(k.ID)]
-	}
-	return hit
+	return dead && k.Status != access.StatusRevoked, drop
 }
 
 // noteBuried has the transaction keep what it buries, and forget what is on

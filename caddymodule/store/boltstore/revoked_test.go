@@ -41,10 +41,11 @@ func putBack(t *testing.T, path string, old []byte) {
 }
 
 // killKeys revokes key 1 with its secret, revokes key 2 without a word of it,
-// rotates key 3, and rotates away the previous secret of key 4.
+// rotates key 3, rotates away the previous secret of key 4, and both secrets of
+// key 6.
 func killKeys(tx store.Tx) error {
 	var failed error
-	for n := 1; n <= 4; n++ {
+	for _, n := range []int{1, 2, 3, 4, 6} {
 		k, err := tx.Key(storetest.NewKey("", n).ID)
 		failed = errors.Join(failed, err)
 		switch n {
@@ -59,6 +60,9 @@ func killKeys(tx store.Tx) error {
 		case 4:
 			failed = errors.Join(failed, tx.Bury(k.Previous.Digest))
 			k.Previous = nil
+		case 6:
+			failed = errors.Join(failed, tx.Bury(k.Digest, k.Previous.Digest))
+			k.Previous, k.Digest[31] = nil, 1
 		}
 		failed = errors.Join(failed, tx.UpdateKey(k))
 	}
@@ -70,9 +74,13 @@ func killable(t *testing.T) (path string, old []byte) {
 	path = sample(t)
 	s := mustOpen(t, path)
 	change(t, s, func(tx store.Tx) error {
-		k := storetest.NewKey("acme", 4)
-		k.Previous = &access.Previous{Alg: 1, Digest: [32]byte{4, 4}, Until: 1 << 40}
-		return errors.Join(tx.UpdateKey(k), tx.Bury([32]byte{1})) // the copy has an entry of its own
+		var errs []error
+		for _, n := range []int{4, 6} {
+			k := storetest.NewKey("acme", n)
+			k.Previous = &access.Previous{Alg: 1, Digest: [32]byte{4, byte(n)}, Until: 1 << 40}
+			errs = append(errs, tx.UpdateKey(k))
+		}
+		return errors.Join(append(errs, tx.Bury([32]byte{1}))...) // the copy has an entry of its own
 	})
 	s.Close()
 	return path, readFile(t, path)
@@ -80,10 +88,10 @@ func killable(t *testing.T) (path string, old []byte) {
 
 func wantKilled(t *testing.T, s *Store) {
 	t.Helper()
-	for n := 1; n <= 5; n++ {
+	for n := 1; n <= 6; n++ {
 		k := keyOf(t, s, n)
 		want := access.StatusRevoked
-		if n == 5 {
+		if n == 4 || n == 5 { // 4 lost its previous secret alone
 			want = access.StatusActive
 		}
 		if k.Status != want || k.Previous != nil || (k.Status == access.StatusRevoked) == k.RevokedAt.IsZero() {
@@ -116,7 +124,7 @@ func TestOldCopyArmsNothing(t *testing.T) {
 		t.Fatalf("the follower was shown %d revoked keys: %v", seen, err)
 	}
 	wantKilled(t, s)
-	change(t, s, func(tx store.Tx) error { return tx.Bury(storetest.NewKey("", 6).Digest) })
+	change(t, s, func(tx store.Tx) error { return tx.Bury(storetest.NewKey("", 7).Digest) })
 	s.Close()
 
 	s = mustOpen(t, path)
@@ -127,7 +135,7 @@ func TestOldCopyArmsNothing(t *testing.T) {
 	// Commits of the first life have higher numbers than the last revocation.
 	putBack(t, path, newer)
 	s = mustOpen(t, path)
-	if k := keyOf(t, s, 6); k.Status != access.StatusRevoked {
+	if k := keyOf(t, s, 7); k.Status != access.StatusRevoked {
 		t.Fatal("a key that was revoked after a restore is", k.Status)
 	}
 	s.Close()

@@ -110,6 +110,9 @@ func glance(id access.KeyID, b []byte) (g store.KeyGlance, tenant []byte, ok boo
 			r.bytes()
 			r.bytes()
 		}
+		if b[3]&hasOverride != 0 {
+			r.take(overrideLen)
+		}
 		if b[3]&hasRotated != 0 {
 			r.take(timeLen)
 		}

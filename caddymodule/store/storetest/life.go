@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/store"
@@ -18,7 +19,19 @@ func withSecrets(k *access.Key) *access.Key {
 	k.Previous = &access.Previous{Alg: 2, Since: 5, Until: 1 << 40}
 	copy(k.Previous.Digest[:], fmt.Sprintf("previous of %s", k.ID[:]))
 	k.Imported = &access.Imported{Hint: "ak_", Hash: "$2b$10$abc"}
+	k.Override = &access.Override{Rate: access.Rate{Requests: 7, Burst: 8, Window: time.Hour}, Credits: access.MaxCredits, Concurrent: 9, MaxKeys: 10, Until: 1 << 41}
 	return k
+}
+
+// withGrants gives a tenant what few tenants have.
+func withGrants(v *access.Tenant) *access.Tenant {
+	v.Permissions = []string{"read"}
+	v.Override = &access.Override{Credits: 5*access.Credit + 1, MaxKeys: 1<<32 - 1}
+	v.Grants = []access.Grant{
+		{ID: "gr_0123456789abcdef", Amount: 1, Expires: 1 << 40, Note: "a gift ✓", CreatedAt: time.Unix(1_800_000_000, 0).UTC()},
+		{ID: "gr_0123456789abcdeg", Amount: access.MaxCredits},
+	}
+	return v
 }
 
 func testUses(t *testing.T, open Opener) {
@@ -168,19 +181,48 @@ func testTenantPermissions(t *testing.T, open Opener) {
 	s := start(t, open)
 	m := follow(t, s)
 	for _, permissions := range [][]string{nil, {}, {"a"}, {"b", "a"}} {
-		v := NewTenant("acme")
-		v.Permissions = permissions
-		put(t, s, v)
-		same(t, "tenant", mustTenant(t, s, "acme"), v)
-		same(t, "followed tenant", m.tenants["acme"], *v)
+		for _, v := range []*access.Tenant{NewTenant("acme"), withGrants(NewTenant("acme"))} {
+			v.Permissions = permissions
+			put(t, s, v)
+			same(t, "tenant", mustTenant(t, s, "acme"), v)
+			same(t, "followed tenant", m.tenants["acme"], *v)
+		}
 	}
+}
+
+// Overrides come and go; what was handed over is not what was put in.
+func testOverrides(t *testing.T, open Opener) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	m := follow(t, s)
+	tenant, key := withGrants(NewTenant("acme")), withSecrets(NewKey("acme", 1))
+	put(t, s, tenant, key)
+	tenant.Override.Until, tenant.Grants[0].Amount, key.Override.Until = 1, 2, 3
+	check := func(wantTenant *access.Tenant, wantKey *access.Key) {
+		t.Helper()
+		same(t, "tenant", mustTenant(t, s, "acme"), wantTenant)
+		same(t, "key", mustKey(t, s, key.ID), wantKey)
+		same(t, "followed tenant", m.tenants["acme"], *wantTenant)
+		same(t, "followed key", m.keys[key.ID], wantKey.KeyHead)
+	}
+	check(withGrants(NewTenant("acme")), withSecrets(NewKey("acme", 1)))
+	mustTenant(t, s, "acme").Grants[1].Amount = 0 // the caller's own
+	_ = s.Close()
+	s = open(t, dir)
+	defer s.Close()
+	m = follow(t, s)
+	check(withGrants(NewTenant("acme")), withSecrets(NewKey("acme", 1)))
+	update(t, s, func(tx store.Tx) error {
+		return errors.Join(tx.PutTenant(NewTenant("acme")), tx.UpdateKey(NewKey("acme", 1)))
+	})
+	check(NewTenant("acme"), NewKey("acme", 1))
 }
 
 // A store that is put back to an older state revokes what was buried since.
 func testBury(t *testing.T, open Opener, restore Restorer) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	put(t, s, NewTenant("acme"), NewTenant("gone"), NewKey("gone", 9), withSecrets(NewKey("acme", 4)))
+	put(t, s, NewTenant("acme"), NewTenant("gone"), NewKey("gone", 9), withSecrets(NewKey("acme", 4)), withSecrets(NewKey("acme", 5)))
 	for n := range 4 {
 		put(t, s, NewKey("acme", n))
 	}
@@ -192,8 +234,9 @@ func testBury(t *testing.T, open Opener, restore Restorer) {
 		revoked, rotated := NewKey("acme", 1), NewKey("acme", 2)
 		revoked.Status = access.StatusRevoked
 		rotated.Digest[31] = 1
+		both := withSecrets(NewKey("", 5))
 		return errors.Join(tx.Bury(NewKey("", 1).Digest, NewKey("", 2).Digest, withSecrets(NewKey("", 4)).Previous.Digest),
-			tx.UpdateKey(revoked), tx.UpdateKey(rotated), tx.DeleteTenant("gone"))
+			tx.Bury(both.Digest, both.Previous.Digest), tx.UpdateKey(revoked), tx.UpdateKey(rotated), tx.DeleteTenant("gone"))
 	})
 	// What did not happen is not buried.
 	_ = s.Update(context.Background(), func(tx store.Tx) error { return errors.Join(tx.Bury(NewKey("", 3).Digest), errStop) })
@@ -203,11 +246,14 @@ func testBury(t *testing.T, open Opener, restore Restorer) {
 	s = open(t, dir)
 	defer s.Close()
 	m := follow(t, s)
-	for n, dead := range map[int]bool{0: false, 1: true, 2: true, 3: false, 4: true, 9: true} {
+	for n, dead := range map[int]bool{0: false, 1: true, 2: true, 3: false, 4: false, 5: true, 9: true} {
 		k := mustKey(t, s, NewKey("", n).ID)
 		same(t, fmt.Sprint("key ", n, " is revoked"), k.Status == access.StatusRevoked && !k.RevokedAt.IsZero() && k.Previous == nil, dead)
 		same(t, "followed key", m.keys[k.ID], k.KeyHead)
 	}
+	loser := withSecrets(NewKey("acme", 4))
+	loser.Previous = nil
+	same(t, "key that lost its previous secret alone", mustKey(t, s, loser.ID), loser)
 	same(t, "tenants", listTenants(t, s, ""), slices.Sorted(slices.Values([]string{"acme", "gone"})))
 }
 

@@ -29,6 +29,7 @@ type model struct {
 	audit   []string // numbers and records
 	last    uint64   // number of the last; 0 if there is none
 	answers map[byte]answer
+	usage   map[string]string
 }
 
 type answer struct {
@@ -38,7 +39,7 @@ type answer struct {
 
 func (m *model) clone() *model {
 	return &model{maps.Clone(m.tenants), maps.Clone(m.keys), maps.Clone(m.blobs),
-		maps.Clone(m.uses), slices.Clone(m.audit), m.last, maps.Clone(m.answers)}
+		maps.Clone(m.uses), slices.Clone(m.audit), m.last, maps.Clone(m.answers), maps.Clone(m.usage)}
 }
 
 // testModel does random operations to the store and to maps, in transactions
@@ -50,7 +51,7 @@ func testModel(t *testing.T, open Opener) {
 	s := open(t, dir)
 	defer func() { _ = s.Close() }()
 	m := &model{tenants: map[string]*access.Tenant{}, keys: map[access.KeyID]*access.Key{}, blobs: map[string]string{},
-		uses: map[access.KeyID]access.Use{}, answers: map[byte]answer{}}
+		uses: map[access.KeyID]access.Use{}, answers: map[byte]answer{}, usage: map[string]string{}}
 	seen := follow(t, s)
 	for ops := 0; ops < modelOps; {
 		next := m.clone()
@@ -121,6 +122,9 @@ func (m *model) step(rnd *rand.Rand, tx store.Tx) error {
 	case op < 74:
 		v := NewTenant(tenant)
 		v.Name = fmt.Sprint(rnd.Uint64())
+		if rnd.IntN(2) == 0 {
+			v = withGrants(v)
+		}
 		m.tenants[tenant] = v
 		err = tx.PutTenant(v)
 	case op < 76:
@@ -158,7 +162,7 @@ func (m *model) blob(rnd *rand.Rand, tx store.Tx) error {
 
 // extra does what is no change of a tenant or key.
 func (m *model) extra(rnd *rand.Rand, tx store.Tx, id access.KeyID) error {
-	switch rnd.IntN(6) {
+	switch rnd.IntN(9) {
 	case 0, 1:
 		u := access.Use{At: rnd.Int64(), Agent: fmt.Sprint(rnd.Uint64())}
 		if m.keys[id] != nil {
@@ -181,6 +185,12 @@ func (m *model) extra(rnd *rand.Rand, tx store.Tx, id access.KeyID) error {
 		n, a := byte(rnd.IntN(50)), answer{rnd.Int64N(100), fmt.Sprint(rnd.Uint64())}
 		m.answers[n] = a
 		return tx.PutAnswer(id32(n), a.expires, []byte(a.text))
+	case 5, 6:
+		key := fmt.Sprint("u", rnd.IntN(200))
+		m.usage[key] = fmt.Sprint(rnd.Uint64())
+		return tx.PutUsage([]byte(key), []byte(m.usage[key]))
+	case 7:
+		return m.dropUsage(rnd, tx)
 	}
 	now, size := rnd.Int64N(20), len(m.answers)
 	maps.DeleteFunc(m.answers, func(_ byte, a answer) bool { return a.expires <= now })
@@ -189,6 +199,27 @@ func (m *model) extra(rnd *rand.Rand, tx store.Tx, id access.KeyID) error {
 		return fmt.Errorf("%d answers were trimmed, want %d", n, size-len(m.answers))
 	}
 	return err
+}
+
+// dropUsage deletes a range as it is read.
+func (m *model) dropUsage(rnd *rand.Rand, tx store.Tx) (failed error) {
+	from := rnd.IntN(180)
+	lo, hi := fmt.Sprint("u", from), fmt.Sprint("u", from+rnd.IntN(20))
+	err := tx.Usage([]byte(lo), []byte(hi), func(key, value []byte) bool {
+		if m.usage[string(key)] != string(value) || string(key) < lo || string(key) >= hi {
+			failed = fmt.Errorf("usage %q is %q, want %q", key, value, m.usage[string(key)])
+			return false
+		}
+		delete(m.usage, string(key))
+		failed = tx.PutUsage(key, nil)
+		return failed == nil
+	})
+	for key := range m.usage {
+		if err == nil && failed == nil && key >= lo && key < hi {
+			failed = fmt.Errorf("usage %q was not read", key)
+		}
+	}
+	return errors.Join(err, failed)
 }
 
 func id32(n byte) (id [32]byte) {
@@ -243,6 +274,11 @@ func (m *model) compare(t *testing.T, s store.Store, seen *mirror) {
 		}
 		return nil
 	})
+	var usage []string
+	for _, key := range slices.Sorted(maps.Keys(m.usage)) {
+		usage = append(usage, key, m.usage[key])
+	}
+	same(t, "usage", usageOf(t, s, nil, nil), usage)
 	same(t, "audit", auditOf(t, s, 0), append([]string(nil), m.audit...))
 	for id := range m.tenants {
 		n := 0

@@ -41,6 +41,9 @@ func Run(t *testing.T, open Opener, restore Restorer) {
 		{"Audit", testAudit},
 		{"Answers", testAnswers},
 		{"TenantPermissions", testTenantPermissions},
+		{"Overrides", testOverrides},
+		{"Usage", testUsage},
+		{"FoldUsage", testFoldUsage},
 		{"BackupCancel", testBackupCancel},
 		{"Follow", testFollow},
 		{"FollowFailures", testFollowFailures},
@@ -63,7 +66,8 @@ func start(t *testing.T, open Opener) store.Store {
 	return s
 }
 
-// NewTenant returns an active tenant with all fields set.
+// NewTenant returns an active tenant with all fields set but Permissions,
+// Override and Grants.
 func NewTenant(id string) *access.Tenant {
 	return &access.Tenant{ID: id, Name: "Tenant " + id, Plan: "pro", Status: access.StatusActive,
 		Metadata: map[string]string{"region": "eu", "ünï": "✓"}, CreatedAt: time.Unix(1_700_000_000, 123_456_789).UTC()}
@@ -71,8 +75,8 @@ func NewTenant(id string) *access.Tenant {
 
 var networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8::/32")}
 
-// NewKey returns an active key with all fields set but Previous and Imported; n
-// makes its id and digest.
+// NewKey returns an active key with all fields set but Previous, Imported and
+// Override; n makes its id and digest.
 func NewKey(tenant string, n int) *access.Key {
 	k := &access.Key{
 		KeyHead: access.KeyHead{Alg: 1, Status: access.StatusActive, Expires: 1_900_000_000 + int64(n), Tenant: tenant,
