@@ -56,6 +56,9 @@ func TestCommandKeysImport(t *testing.T) {
 	if out := c.run("tenants", "list", "--json"); strings.Contains(out, "acme") {
 		t.Error("a dry run made a tenant")
 	}
+	if _, errs, _ := c.try("", "keys", "import", path, "--dry-run"); !strings.Contains(errs, "dry run: nothing was changed") || !strings.Contains(errs, "hint: --create-tenants") {
+		t.Errorf("a dry run does not say so:\n%s", errs)
+	}
 	if out, _, err = c.try("", "keys", "import", path); err == nil || !strings.Contains(out, "LINE  COLUMN  WHY") || !strings.Contains(out, "refused  3") {
 		t.Errorf("without its tenant: %v\n%s", err, out)
 	}
