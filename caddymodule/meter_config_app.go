@@ -51,11 +51,12 @@ func (r *UsageRetention) compile() (retention, error) {
 		return c, nil
 	}
 	for _, step := range []struct {
+		name string
 		from caddy.Duration
 		to   *time.Duration
-	}{{r.Minute, &c.minute}, {r.Hour, &c.hour}, {r.Day, &c.day}} {
+	}{{"minute", r.Minute, &c.minute}, {"hour", r.Hour, &c.hour}, {"day", r.Day, &c.day}} {
 		if d := time.Duration(step.from); d < 0 || d > maxLife || d%time.Second != 0 {
-			return c, fmt.Errorf("retain %s: want whole seconds, at most ten years", d)
+			return c, fmt.Errorf("retain %s %s: want whole seconds, at most ten years", step.name, d)
 		} else if d != 0 {
 			*step.to = d
 		}
