@@ -45,7 +45,11 @@ func (t *table) row(s *Series, bound int64) *Values {
 	if i, ok := t.rows[*s]; ok {
 		return &t.values[i]
 	}
-	if reserve(&t.number.series, bound) {
+	n := &t.number.series
+	if s.Key == OtherKey { // of a level below
+		n = &t.number.other
+	}
+	if reserve(n, bound) {
 		return t.add(*s)
 	}
 	return nil
