@@ -31,10 +31,11 @@ func putCount(tx store.Tx, tenant string, n uint64) error {
 	return tx.PutBlob(countBlob(tenant), binary.BigEndian.AppendUint64(nil, n))
 }
 
-// checkRoom refuses one key more than the plan allows. It must come before the
-// key is created.
+// checkRoom refuses one key more than the plan, or the tenant's override of it,
+// allows. It must come before the key is created.
 func checkRoom(tx store.Tx, b *bounds) error {
-	if b.plan == nil || b.plan.MaxKeys <= 0 {
+	limit := b.maxKeys()
+	if limit == 0 {
 		return nil
 	}
 	var n uint64
@@ -58,7 +59,7 @@ func checkRoom(tx store.Tx, b *bounds) error {
 			return err
 		}
 	}
-	if n >= uint64(b.plan.MaxKeys) {
+	if n >= limit {
 		return &Error{Code: Conflict, Message: "the plan's number of keys is reached", Hint: "revoke a key that is not needed, or move to another plan"}
 	}
 	return nil

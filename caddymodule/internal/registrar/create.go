@@ -123,7 +123,7 @@ func (r *Registrar) create(tx store.Tx, d *Desk, req CreateKeyRequest) (*Issued,
 		return nil, err
 	}
 	k.ID, k.Environment = id, prefix.Environment
-	return &Issued{Key: k, Secret: secret}, errors.Join(tx.CreateKey(k), addKeys(tx, k.Tenant, 1))
+	return &Issued{Key: k, Secret: secret}, errors.Join(tx.CreateKey(k), addKeys(tx, k.Tenant, 1), r.noteOverride(tx, k))
 }
 
 // newKey returns the key that is asked for, if the bounds allow it, without id
@@ -150,7 +150,7 @@ func (r *Registrar) newKey(b *bounds, req CreateKeyRequest) (*access.Key, error)
 	}
 	k := &access.Key{
 		KeyHead: access.KeyHead{Status: access.StatusActive, Tenant: b.tenant.ID, Expires: expires, Rate: rate,
-			Rights: access.NewRights(permissions, addresses)},
+			Rights: access.NewRights(permissions, addresses), Override: b.inherited()},
 		Name: req.Name, Description: req.Description, Metadata: maps.Clone(req.Metadata), CreatedAt: r.now(),
 	}
 	if !req.LikeCaller || b.caller == nil { // what plan and tenant lack is told at use

@@ -10,7 +10,8 @@ import (
 
 // Desk is the tenant's door to a Registrar. It reaches the keys of one tenant,
 // that of the key that makes the request, its caller, and gives no more than
-// the caller has. The caller is read afresh in each transaction. A key of
+// the caller has: a key made there has the override of its maker. The caller is
+// read afresh in each transaction. A key of
 // another tenant is NotFound, with the same words and after the same work as
 // one that does not exist. It is safe for concurrent use.
 //
@@ -125,7 +126,7 @@ func (d *Desk) bounds(rd store.Reader) (*bounds, error) {
 	if t.Status != access.StatusActive {
 		return nil, gone
 	}
-	return &bounds{caller: k, tenant: t, plan: d.r.o.Plan(t.Plan)}, nil
+	return &bounds{caller: k, tenant: t, plan: d.r.o.Plan(t.Plan), now: d.r.now().Unix()}, nil
 }
 
 func (d *Desk) reach(rd store.Reader, id access.KeyID) (*access.Key, *bounds, error) {

@@ -28,10 +28,15 @@ type Error struct {
 	Message string // lower case, no full stop
 	Field   string // the field at fault, as named in the HTTP API; may be empty
 	Hint    string // the next step, often a command; may be empty
+
+	cause error // not for showing; may be nil
 }
 
 // Error returns the message.
 func (e *Error) Error() string { return e.Message }
+
+// Unwrap returns what lies behind the refusal, such as audit.ErrBroken, or nil.
+func (e *Error) Unwrap() error { return e.cause }
 
 func invalid(field, format string, args ...any) *Error {
 	return &Error{Code: InvalidRequest, Field: field, Message: fmt.Sprintf(format, args...)}

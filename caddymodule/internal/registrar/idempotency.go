@@ -43,8 +43,9 @@ type once struct {
 // kept is what is sealed.
 type kept struct {
 	Body   []byte
-	Secret string
-	Key    *access.Key
+	Secret string        `json:",omitempty"`
+	Key    *access.Key   `json:",omitempty"`
+	Grant  *access.Grant `json:",omitempty"` // in place of both
 }
 
 // newOnce checks i, which may be nil. At a desk the scope is the caller,
@@ -83,6 +84,15 @@ func (o *once) replay(ctx context.Context) (out *Issued, err error) {
 
 // find returns the kept answer, or nil if there is none.
 func (o *once) find(rd store.Reader) (*Issued, error) {
+	k, err := o.load(rd)
+	if k == nil || err != nil {
+		return nil, err
+	}
+	return &Issued{Key: k.Key, Secret: token.Wrap(k.Secret), Replayed: true}, nil
+}
+
+// load returns what was sealed, or nil if there is nothing.
+func (o *once) load(rd store.Reader) (*kept, error) {
 	if o == nil {
 		return nil, nil
 	}
@@ -107,11 +117,16 @@ func (o *once) find(rd store.Reader) (*Issued, error) {
 		return nil, &Error{Code: Mismatch, Field: "idempotency_key",
 			Message: "this idempotency key was used for a request with another body", Hint: "use a new one for each new request"}
 	}
-	return &Issued{Key: k.Key, Secret: token.Wrap(k.Secret), Replayed: true}, nil
+	return &k, nil
 }
 
 // keep stores an answer in the transaction that makes it true.
 func (o *once) keep(tx store.Tx, a *Issued) error {
+	return o.seal(tx, kept{Secret: a.Secret.Reveal(), Key: a.Key})
+}
+
+// seal is keep for any answer; it sets k.Body.
+func (o *once) seal(tx store.Tx, k kept) error {
 	if o == nil {
 		return nil
 	}
@@ -119,7 +134,8 @@ func (o *once) keep(tx store.Tx, a *Issued) error {
 	if _, err := tx.TrimAnswers(now.Unix(), 16); err != nil {
 		return err
 	}
-	plain, err := json.Marshal(kept{Body: o.body[:], Secret: a.Secret.Reveal(), Key: a.Key})
+	k.Body = o.body[:]
+	plain, err := json.Marshal(k)
 	if err != nil {
 		return err
 	}

@@ -80,7 +80,7 @@ func (r *Registrar) boundsOf(rd store.Reader, d *Desk, id string) (*bounds, erro
 	if err != nil {
 		return nil, err
 	}
-	return &bounds{tenant: t, plan: r.o.Plan(t.Plan)}, nil
+	return &bounds{tenant: t, plan: r.o.Plan(t.Plan), now: r.now().Unix()}, nil
 }
 
 // Keys returns up to limit keys whose ids come after the given one, in order

@@ -2,6 +2,7 @@ package registrar
 
 import (
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -29,6 +30,7 @@ type bounds struct {
 	caller *access.Key // nil for the operator
 	tenant *access.Tenant
 	plan   *access.Plan // nil for none
+	now    int64        // unix seconds
 }
 
 // beyond is the refusal of something wider than the bounds.
@@ -71,6 +73,9 @@ func (b *bounds) checkRate(rate access.Rate) error {
 		if b.plan != nil {
 			limits = b.plan.Rates
 		}
+	}
+	if o := b.caller.Override; o.In(b.now) && !o.Rate.IsZero() {
+		limits = append(slices.Clip(limits), o.Rate)
 	}
 	for _, l := range limits {
 		if above(rate, l) {
@@ -132,6 +137,9 @@ func (r *Registrar) covers(b *bounds, k *access.Key) error {
 		return err
 	}
 	if err := b.checkEnd("expires_at", k.Expires); err != nil {
+		return err
+	}
+	if err := b.checkOverride(k.Override); err != nil {
 		return err
 	}
 	if k.Rate.IsZero() {

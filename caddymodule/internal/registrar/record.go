@@ -91,13 +91,14 @@ type keyForm struct {
 	Prefix        string            `json:"prefix"`
 	Environment   string            `json:"environment,omitempty"`
 	PreviousUntil *time.Time        `json:"previous_until,omitempty"` // end of the old secret's grace
+	Override      *overrideForm     `json:"override,omitempty"`
 }
 
 func formOf(k *access.Key) *keyForm {
 	f := &keyForm{
 		ID: k.ID.String(), Tenant: k.Tenant, Name: k.Name, Description: k.Description, Status: k.Status.String(),
 		Permissions: k.Permissions(), Addresses: k.Addresses(), ExpiresAt: instant(k.Expires),
-		Metadata: k.Metadata, Prefix: k.Prefix, Environment: k.Environment,
+		Metadata: k.Metadata, Prefix: k.Prefix, Environment: k.Environment, Override: overrideFormOf(k.Override),
 	}
 	if !k.Rate.IsZero() {
 		f.Rate = k.Rate.String()
@@ -125,10 +126,12 @@ type tenantForm struct {
 	Status      string            `json:"status"`
 	Permissions *[]string         `json:"permissions,omitempty"` // absent: no bound
 	Metadata    map[string]string `json:"metadata,omitempty"`
+	Override    *overrideForm     `json:"override,omitempty"`
+	Grants      []grantForm       `json:"grants,omitempty"` // where they go; see fullTenantForm
 }
 
 func tenantFormOf(t *access.Tenant) *tenantForm {
-	f := &tenantForm{ID: t.ID, Name: t.Name, Plan: t.Plan, Status: t.Status.String(), Metadata: t.Metadata}
+	f := &tenantForm{ID: t.ID, Name: t.Name, Plan: t.Plan, Status: t.Status.String(), Metadata: t.Metadata, Override: overrideFormOf(t.Override)}
 	if t.Permissions != nil {
 		f.Permissions = &t.Permissions
 	}

@@ -14,11 +14,14 @@ import (
 // sweepBlob names what sweeps remember.
 const sweepBlob = "registrar/sweep"
 
-// sweepState is kept as JSON. All are unix seconds.
+// sweepState is kept as JSON. All are unix seconds unless they say otherwise.
 type sweepState struct {
 	Noticed int64 `json:"noticed"` // time of the last sweep that looked for expiring keys
 	Uses    int64 `json:"uses"`    // since when a key without a use is known to be unused
 	Graces  int64 `json:"graces"`  // when the last grace of a rotated secret ends; 0: none
+
+	Overrides  int64  `json:"overrides"`  // when the first override of a key ends, or before; 0: none does
+	Overridden uint64 `json:"overridden"` // how many times one with an end was set; no time
 }
 
 func readSweep(rd store.Reader) (s sweepState, err error) {
@@ -57,14 +60,15 @@ func (r *Registrar) noteGrace(tx store.Tx, k *access.Key) error {
 }
 
 // Sweep does what time asks for: keys unused for the policy's IdleExpiry
-// expire, secrets whose grace has ended are dropped for good, api_key_expiring
+// expire, secrets whose grace has ended are dropped for good and so are
+// overrides that are over and grants that expired 90 days ago, api_key_expiring
 // is sent once for each key and each of the policy's Notice that was passed
 // since the last sweep (of several the shortest), and kept answers and audit
 // entries that are too old go. Call it now and then, such as each hour, from
 // one goroutine. Errors: Unavailable.
 func (r *Registrar) Sweep(ctx context.Context) error {
 	ctx = WithActor(ctx, access.Actor{Kind: access.ActorSystem, Name: "sweep"})
-	return errors.Join(r.trimAnswers(ctx), r.sweepKeys(ctx), r.trimAudit(ctx))
+	return errors.Join(r.trimAnswers(ctx), r.sweepKeys(ctx), r.sweepTenants(ctx), r.trimAudit(ctx))
 }
 
 func (r *Registrar) trimAnswers(ctx context.Context) error {
@@ -91,6 +95,7 @@ type pass struct {
 	notices []time.Duration // ascending
 	state   sweepState
 	now     int64
+	next    int64          // when the first override that stays ends; 0: none
 	over    []access.KeyID // to be changed
 	soon    []*access.Key  // to be told of
 	notice  []time.Duration
@@ -113,7 +118,8 @@ func (r *Registrar) sweepKeys(ctx context.Context) error {
 		return err
 	}
 	ended := p.state.Graces != 0 && p.state.Graces <= p.now
-	if p.policy.IdleExpiry <= 0 && len(p.notices) == 0 && p.state.Graces == 0 {
+	if p.policy.IdleExpiry <= 0 && len(p.notices) == 0 && p.state.Graces == 0 &&
+		(p.state.Overrides == 0 || p.state.Overrides > p.now) {
 		return nil
 	}
 	for after, more := (access.KeyID{}), true; more; {
@@ -129,6 +135,9 @@ func (r *Registrar) sweepKeys(ctx context.Context) error {
 			s.Noticed = p.now
 			if ended && s.Graces <= p.now {
 				s.Graces = 0
+			}
+			if s.Overridden == p.state.Overridden { // else one was set meanwhile: look again
+				s.Overrides = p.next
 			}
 		})
 	})
@@ -162,8 +171,13 @@ func (p *pass) consider(rd store.Reader, k *access.Key) error {
 	if err != nil {
 		return err
 	}
-	if idle || p.ended(k) {
+	if idle || p.ended(k) || over(k.Override, p.now) {
 		p.over = append(p.over, k.ID)
+	}
+	if k.Override != nil && !over(k.Override, p.now) {
+		p.next = sooner(p.next, k.Override.Until)
+	}
+	if idle {
 		return nil
 	}
 	for _, n := range p.notices {
@@ -212,7 +226,7 @@ func (p *pass) act(ctx context.Context) error {
 // endBatch is how many keys one transaction of a sweep changes.
 const endBatch = 200
 
-// end drops the old secrets of keys and lets the idle ones expire, if what
+// end drops the old secrets and overrides of keys and lets the idle ones expire, if what
 // look saw still holds.
 func (p *pass) end(ctx context.Context, ids []access.KeyID) error {
 	var expired []*access.Key
@@ -253,15 +267,18 @@ func (p *pass) endKey(ctx context.Context, tx store.Tx, id access.KeyID) (expire
 		return nil, false, err
 	}
 	idle, err := p.idle(tx, k)
-	if err != nil || k.Status == access.StatusRevoked || !idle && !p.ended(k) {
+	if err != nil || k.Status == access.StatusRevoked || !idle && !p.ended(k) && !over(k.Override, p.now) {
 		return nil, false, err
 	}
 	before, action := formOf(k), "key.updated"
 	if idle {
 		action, k.Expires, expired = "key.expired", p.now, k
 	}
+	if over(k.Override, p.now) {
+		k.Override = nil
+	}
 	var dead [][32]byte
-	if k.Previous != nil {
+	if k.Previous != nil && (idle || p.ended(k)) {
 		dead = append(dead, k.Previous.Digest)
 		k.Previous = nil
 	}

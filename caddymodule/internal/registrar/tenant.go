@@ -118,6 +118,9 @@ func (r *Registrar) recordTenant(ctx context.Context, tx store.Tx, action string
 	a := act{action: action}
 	if before != nil {
 		a.tenant, a.before = before.ID, tenantFormOf(before)
+		if after == nil {
+			a.before = fullTenantForm(before)
+		}
 	}
 	if after != nil {
 		a.tenant, a.after = after.ID, tenantFormOf(after)

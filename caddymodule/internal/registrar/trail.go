@@ -31,7 +31,7 @@ func (r *Registrar) Audit(ctx context.Context, f AuditFilter, after uint64, limi
 	if limit, err = checkLimit(limit); err != nil {
 		return nil, 0, err
 	}
-	err = r.o.Store.View(ctx, func(rd store.Reader) (broken error) {
+	err = r.o.Store.View(ctx, func(rd store.Reader) (bad error) {
 		page, next = nil, 0
 		visited, last := 0, after
 		err := rd.Audit(after, func(seq uint64, record []byte) bool {
@@ -43,7 +43,7 @@ func (r *Registrar) Audit(ctx context.Context, f AuditFilter, after uint64, limi
 			last = seq
 			e, err := audit.Read(record)
 			if err != nil {
-				broken = fmt.Errorf("audit record %d: %w", seq, err)
+				bad = fmt.Errorf("audit record %d: %w", seq, err)
 				return false
 			}
 			if f.match(&e) {
@@ -51,10 +51,10 @@ func (r *Registrar) Audit(ctx context.Context, f AuditFilter, after uint64, limi
 			}
 			return true
 		})
-		return errors.Join(err, broken)
+		return errors.Join(err, bad)
 	})
 	if err != nil {
-		return nil, 0, public("listing the audit trail", err)
+		return nil, 0, public("listing the audit trail", broken(err))
 	}
 	return page, next, nil
 }
@@ -75,9 +75,8 @@ const actionTrimmed = "audit.trimmed"
 
 // VerifyAudit checks the whole audit trail and returns how many entries it
 // has. At a record that was changed, removed or moved, the newest too, it
-// returns an error that wraps audit.ErrBroken and names its number, and how
-// many came before it.
-// Other errors: Unavailable.
+// returns a Conflict that wraps audit.ErrBroken and names its number, and how
+// many came before it. Other errors: Unavailable.
 func (r *Registrar) VerifyAudit(ctx context.Context) (count uint64, err error) {
 	err = r.o.Store.View(ctx, func(rd store.Reader) (bad error) {
 		count = 0
@@ -114,7 +113,15 @@ func (r *Registrar) VerifyAudit(ctx context.Context) (count uint64, err error) {
 		}
 		return err
 	})
-	return count, public("verifying the audit trail", err)
+	return count, public("verifying the audit trail", broken(err))
+}
+
+// broken makes a broken trail a refusal that says where.
+func broken(err error) error {
+	if !errors.Is(err, audit.ErrBroken) {
+		return err
+	}
+	return &Error{Code: Conflict, Message: err.Error(), Hint: "compare with a backup: somebody changed the database, or it was damaged", cause: err}
 }
 
 // RecordBackup notes in the audit trail that a backup of so many bytes was
