@@ -25,8 +25,14 @@ type account struct {
 	most   int64 // of unused that is carried over
 }
 
-// used returns the slot's count. Below zero it would be a gift, so it is 0.
-func (a *account) used() int64 { return max(a.slot.Used(), 0) }
+// used returns the slot's count. Below zero it is damaged and might be anything:
+// then the account is full, until its next period.
+func (a *account) used() int64 {
+	if n := a.slot.Used(); n >= 0 {
+		return n
+	}
+	return math.MaxInt64
+}
 
 func (a *account) carried() int64 {
 	return min(max(a.slot.Carried(), 0), int64(access.MaxCredits))

@@ -32,7 +32,7 @@ func (l *Ledger) Balance(who Payer) (b Balance, err error) {
 		return b, nil
 	}
 	now := l.seconds()
-	defer l.slots.Guard(debug.SetPanicOnFault(true), &err)
+	defer guard(l.slots, debug.SetPanicOnFault(true), &err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err = p.bind(t); err != nil {
@@ -72,7 +72,7 @@ func (l *Ledger) Grants(who Payer) (list []GrantBalance, err error) {
 		return nil, nil
 	}
 	now := l.seconds()
-	defer l.slots.Guard(debug.SetPanicOnFault(true), &err)
+	defer guard(l.slots, debug.SetPanicOnFault(true), &err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.bind(t); err != nil {
@@ -100,7 +100,7 @@ func (l *Ledger) Quotas(who Payer) (list []QuotaBalance, err error) {
 		return nil, nil
 	}
 	now := l.seconds()
-	defer l.slots.Guard(debug.SetPanicOnFault(true), &err)
+	defer guard(l.slots, debug.SetPanicOnFault(true), &err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.bind(t); err != nil {

@@ -1,7 +1,6 @@
 package credit
 
 import (
-	"math"
 	"runtime/debug"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -33,7 +32,7 @@ func (l *Ledger) Charge(r *Receipt, tenant, key Payer, price access.Credits, uni
 
 // charge is Charge for arguments in range.
 func (r *Receipt) charge(slots Slots) (f Refusal, err error) {
-	defer slots.Guard(debug.SetPanicOnFault(true), &err)
+	defer guard(slots, debug.SetPanicOnFault(true), &err)
 	r.lock()
 	defer r.unlock()
 	r.cut(0)
@@ -140,7 +139,7 @@ func (p *Purse) spend(r *Receipt, ofKey bool, amount access.Credits) (short acce
 		}
 		if n := min(p.grants[i].left(r.now), rest); n > 0 {
 			g := &p.grants[i]
-			r.note(part{account: g.account, amount: int64(n), ofKey: ofKey, upTo: by.lease(g.used(), n, g.Amount)})
+			r.note(part{account: g.account, amount: int64(n), ofKey: ofKey, upTo: by.lease(g.account, n, g.Amount)})
 			rest -= n
 		}
 	}
@@ -149,7 +148,7 @@ func (p *Purse) spend(r *Receipt, ofKey bool, amount access.Credits) (short acce
 		r.note(part{account: a, period: a.slot.Period(), amount: int64(rest), ofKey: ofKey})
 	}
 	if by.Strict {
-		upTo := by.lease(int64(used), base+rest, limit+by.Overage)
+		upTo := by.lease(a, base+rest, limit+by.Overage)
 		for i := first; i < r.count; i++ {
 			if r.at(i).account == a {
 				r.at(i).upTo = upTo
@@ -159,15 +158,15 @@ func (p *Purse) spend(r *Receipt, ofKey bool, amount access.Credits) (short acce
 	return short
 }
 
-// lease returns up to where an account must be leased to add an amount to what
-// was used; 0 if it need not be. It is a block more than that, within a limit.
-func (by *Allowance) lease(used int64, amount, limit access.Credits) int64 {
+// lease returns up to where an account must be leased to count an amount more,
+// 0 if it need not be. It is a block more than that, within a limit.
+func (by *Allowance) lease(a *account, amount, limit access.Credits) int64 {
 	if !by.Strict {
 		return 0
 	}
-	sum, ok := access.Credits(used).Add(amount)
-	if !ok {
-		return math.MaxInt64
+	sum, ok := access.Credits(a.used()).Add(amount)
+	if !ok || int64(sum) <= a.slot.Leased() {
+		return 0 // what does not fit is not counted either
 	}
 	block := by.Block
 	if block == 0 {

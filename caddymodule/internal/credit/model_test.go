@@ -67,7 +67,7 @@ func TestModel(t *testing.T) {
 		w.step()
 	}
 	for _, what := range []string{"charged", "quota", "credits", "key's", "settled more", "settled less", "refunded", "exhausted", "bad cost", "overflow", "crash", "back", "far", "plan", "carried", "debt", "many parts", "nothing"} {
-		if w.seen[what] < 10 {
+		if w.seen[what] < 10 && !testing.Short() {
 			t.Errorf("%q happened %d times only", what, w.seen[what])
 		}
 	}

@@ -30,7 +30,7 @@ func (r *Receipt) settle(cost access.Credits, units Units, final bool) (err erro
 	if r.tenant.Purse == nil {
 		return nil
 	}
-	defer r.tenant.Purse.slots.Guard(debug.SetPanicOnFault(true), &err)
+	defer guard(r.tenant.Purse.slots, debug.SetPanicOnFault(true), &err)
 	r.lock()
 	defer r.unlock()
 	if !r.open {

@@ -2,6 +2,7 @@ package credit
 
 import (
 	"crypto/sha256"
+	"runtime/debug"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/period"
@@ -36,6 +37,22 @@ type Slot interface {
 	// Lease makes durable that Used may go up to upTo: after it returned nil,
 	// no crash and no power cut brings Used below what was used up to there.
 	Lease(upTo int64) error
+}
+
+// guard is to be deferred as Slots.Guard is. The compiler knows that it does
+// not keep err, which saves an allocation.
+func guard(slots Slots, old bool, err *error) {
+	if fault := recover(); fault != nil {
+		*err = judge(slots, old, fault)
+		return
+	}
+	debug.SetPanicOnFault(old)
+}
+
+// judge panics again, unless the slots have an error for it.
+func judge(slots Slots, old bool, fault any) (err error) {
+	defer slots.Guard(old, &err)
+	panic(fault)
 }
 
 // Kinds of subjects and of accounts, as they go into ids. They are stored:

@@ -89,23 +89,25 @@ func (t *Terms) Check() error {
 			return err
 		}
 	}
-	type account struct {
-		meter Meter
-		kind  period.Kind
-	}
-	seen := make(map[account]bool)
-	for _, q := range t.Quotas {
+	for i, q := range t.Quotas {
 		if err := q.check(); err != nil {
 			return err
 		}
-		if of := (account{q.Meter, q.Period.Kind}); seen[of] {
-			return fmt.Errorf("two quotas of %s for each %s", q.Meter, q.Period.Kind)
-		} else {
-			seen[of] = true
+		for _, r := range t.Quotas[:i] {
+			if r.Meter == q.Meter && r.Period.Kind == q.Period.Kind {
+				return fmt.Errorf("two quotas of %s for each %s", q.Meter, q.Period.Kind)
+			}
 		}
 	}
-	ids := make(map[[16]byte]bool)
-	for _, g := range t.Grants {
+	return checkGrants(t.Grants)
+}
+
+func checkGrants(list []Grant) error {
+	if len(list) == 0 {
+		return nil
+	}
+	ids := make(map[[16]byte]bool, len(list))
+	for _, g := range list {
 		if g.Amount < 0 || g.Amount > access.MaxCredits || g.Expires < 0 {
 			return fmt.Errorf("grant %x: amount or expiry out of range", g.ID)
 		}
