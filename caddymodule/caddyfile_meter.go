@@ -42,6 +42,20 @@ func perPeriod(d *caddyfile.Dispenser, what string) (amount, kind string, err er
 	return amount, kind, nil
 }
 
+// parseCredits reads an amount that stays what it is as a number of JSON: Caddy
+// keeps the numbers of a configuration as floats.
+func parseCredits(d *caddyfile.Dispenser, word, text string) (access.Credits, error) {
+	c, err := access.ParseCredits(text)
+	if err != nil {
+		return 0, d.Errf("%s %s: %v", word, text, err)
+	}
+	f, _ := strconv.ParseFloat(c.String(), 64)
+	if again, err := access.ParseCredits(strconv.FormatFloat(f, 'f', -1, 64)); err != nil || again != c {
+		return 0, d.Errf("%s %s: more digits than a configuration keeps: want at most 15", word, text)
+	}
+	return c, nil
+}
+
 // planCredits reads "credits <n>/<period> [overage <n>] [add] [strict]
 // [observe]".
 func planCredits(d *caddyfile.Dispenser, plan *Plan) error {
@@ -50,8 +64,8 @@ func planCredits(d *caddyfile.Dispenser, plan *Plan) error {
 		return err
 	}
 	c := &PlanCredits{Period: kind}
-	if c.Amount, err = access.ParseCredits(amount); err != nil {
-		return d.Errf("credits %s: %v", amount, err)
+	if c.Amount, err = parseCredits(d, "credits", amount); err != nil {
+		return err
 	}
 	for over := false; d.NextArg(); {
 		if d.Val() == "overage" {
@@ -62,8 +76,8 @@ func planCredits(d *caddyfile.Dispenser, plan *Plan) error {
 			if !d.NextArg() {
 				return d.Err("overage needs an amount, such as 100")
 			}
-			if c.Overage, err = access.ParseCredits(d.Val()); err != nil {
-				return d.Errf("overage %s: %v", d.Val(), err)
+			if c.Overage, err = parseCredits(d, "overage", d.Val()); err != nil {
+				return err
 			}
 			continue
 		}
@@ -110,6 +124,9 @@ func planQuota(d *caddyfile.Dispenser, plan *Plan) error {
 	if q.Amount, err = quotaAmount(d, amount, strings.HasPrefix(q.Meter, "bytes_")); err != nil {
 		return err
 	}
+	if int64(float64(q.Amount)) != q.Amount { // see parseCredits
+		return d.Errf("quota %s: more digits than a configuration keeps: want at most 15", amount)
+	}
 	if err := checkQuotas(plan.Quotas, q); err != nil {
 		return d.WrapErr(err)
 	}
@@ -131,40 +148,6 @@ func quotaAmount(d *caddyfile.Dispenser, text string, bytes bool) (int64, error)
 	}
 	return int64(n), nil
 }
-
-// concurrent reads "concurrent <n> [per key|tenant] [observe]".
-func concurrent(d *caddyfile.Dispenser) (c Concurrent, err error) {
-	if !d.NextArg() {
-		return c, d.Err("concurrent needs a number of requests, such as 10")
-	}
-	n, err := strconv.ParseUint(d.Val(), 10, 32)
-	if err != nil {
-		return c, d.Errf("concurrent %s: want a whole number from 1 to %d", d.Val(), maxConcurrent)
-	}
-	c.Requests = uint32(n)
-	for d.NextArg() {
-		if d.Val() != "per" {
-			if err := anyFlag(d, "per key|tenant or observe", map[string]*bool{"observe": &c.Observe}); err != nil {
-				return c, err
-			}
-			continue
-		}
-		if c.Per != "" {
-			return c, d.Err("per is given twice")
-		}
-		if !d.NextArg() || d.Val() == "" {
-			return c, d.Err("per needs key or tenant")
-		}
-		c.Per = d.Val()
-	}
-	if _, err := c.compile(); err != nil {
-		return c, d.WrapErr(err)
-	}
-	return c, nil
-}
-
-// sameFlight reports whether two are about the same subject.
-func (c Concurrent) sameFlight(d Concurrent) bool { return (c.Per == "tenant") == (d.Per == "tenant") }
 
 func planConcurrent(d *caddyfile.Dispenser, plan *Plan) error {
 	c, err := concurrent(d)

@@ -1,10 +1,11 @@
 package caddymodule
 
 import (
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/keytoll/keytoll/caddymodule/access"
 )
 
 // parseMeter reads an option of the gate about metering.
@@ -41,6 +42,40 @@ func (g *Handler) parseMeter(h httpcaddyfile.Helper, word string) error {
 	return nil
 }
 
+// concurrent reads "concurrent <n> [per key|tenant] [observe]".
+func concurrent(d *caddyfile.Dispenser) (c Concurrent, err error) {
+	if !d.NextArg() {
+		return c, d.Err("concurrent needs a number of requests, such as 10")
+	}
+	n, err := strconv.ParseUint(d.Val(), 10, 32)
+	if err != nil {
+		return c, d.Errf("concurrent %s: want a whole number from 1 to %d", d.Val(), maxConcurrent)
+	}
+	c.Requests = uint32(n)
+	for d.NextArg() {
+		if d.Val() != "per" {
+			if err := anyFlag(d, "per key|tenant or observe", map[string]*bool{"observe": &c.Observe}); err != nil {
+				return c, err
+			}
+			continue
+		}
+		if c.Per != "" {
+			return c, d.Err("per is given twice")
+		}
+		if !d.NextArg() || d.Val() == "" {
+			return c, d.Err("per needs key or tenant")
+		}
+		c.Per = d.Val()
+	}
+	if _, err := c.compile(); err != nil {
+		return c, d.WrapErr(err)
+	}
+	return c, nil
+}
+
+// sameFlight reports whether two are about the same subject.
+func (c Concurrent) sameFlight(d Concurrent) bool { return (c.Per == "tenant") == (d.Per == "tenant") }
+
 func (g *Handler) parseConcurrent(h httpcaddyfile.Helper) error {
 	c, err := concurrent(h.Dispenser)
 	if err != nil {
@@ -67,8 +102,8 @@ func (g *Handler) parseCharge(h httpcaddyfile.Helper) error {
 	if len(m) > 0 {
 		c.MatchRaw = caddyhttp.RawMatcherSets{m}
 	}
-	if c.Credits, err = access.ParseCredits(h.Val()); err != nil {
-		return h.Errf("charge %s: %v", h.Val(), err)
+	if c.Credits, err = parseCredits(h.Dispenser, "charge", h.Val()); err != nil {
+		return err
 	}
 	if h.NextArg() {
 		return h.Errf("charge takes a matcher and an amount; put %q on a line of its own", h.Val())
