@@ -103,7 +103,11 @@ type App struct {
 	metered
 	permissions *access.Permissions // set for good once all handlers are provisioned
 	compiled    map[string]*dialect.Compiled
-	atStart     []func() error // checks for when all handlers are provisioned
+	metering    *engine.Metering // nil if no gate has a meter
+	keyTerms    sync.Map         // *keyTerms by key id
+	troubled    atomic.Int64     // unix second of the last trouble with metering that was logged
+	metersUsed  bool             // some gate has a meter
+	atStart     []func() error   // checks for when all handlers are provisioned
 
 	mu        sync.Mutex // guards opened and closed
 	opened    chan struct{}
@@ -248,6 +252,10 @@ func (a *App) join() error {
 		_ = a.logged("noting revocations that were made again", reg.RecordReplay(context.Background(), n))
 	}
 	if err := a.seed(reg, e.Store); err != nil {
+		_, _ = engines.Delete(a.backend.Identity())
+		return err
+	}
+	if err := a.openMetering(e); err != nil {
 		_, _ = engines.Delete(a.backend.Identity())
 		return err
 	}

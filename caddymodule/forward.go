@@ -29,6 +29,7 @@ type exchange struct {
 	engine *engine.Engine
 	id     access.KeyID // copies: a stream may outlive the record of a deleted key
 	env    string
+	bill   *bill        // nil without metering
 	cold   *access.Key  // read when asked for
 	draft  *draftFields // nil unless they are sent
 	stream engine.Stream
@@ -69,7 +70,7 @@ func newExchange(h *Handler, e *engine.Engine, c *gate.Call) *exchange {
 }
 
 // forward cleans the request, tells the upstream whose it is, and passes it on.
-func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, next caddyhttp.Handler) error {
+func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, b *bill, next caddyhttp.Handler) error {
 	x := newExchange(h, e, c)
 	x.draft = h.headers.draftFields(e, c, asks)
 	x.ResponseWriter = w
@@ -77,6 +78,12 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	h.cleaner.Cleanse(r)
 	if x.Record != nil {
 		x.identify(r)
+	}
+	if b != nil {
+		x.bill = b
+		b.identify(r)
+		b.watch(r)
+		defer x.settle()
 	}
 	err := x.pass(r, next)
 	if err == nil || x.done {
@@ -162,6 +169,9 @@ func (x *exchange) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 func (x *exchange) WriteHeader(status int) {
 	if !x.done && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		x.done = true
+		if x.bill != nil {
+			x.bill.begin(x.Header(), status)
+		}
 		if x.Limited {
 			x.h.headers.setInline(x, x.Header())
 		}
@@ -180,7 +190,11 @@ func (x *exchange) Write(p []byte) (int, error) {
 	if !x.done {
 		x.WriteHeader(http.StatusOK)
 	}
-	return x.ResponseWriter.Write(p)
+	n, err := x.ResponseWriter.Write(p)
+	if x.bill != nil {
+		x.bill.out += int64(n)
+	}
+	return n, err
 }
 
 // ReadFrom keeps the path of sendfile open.
@@ -191,7 +205,11 @@ func (x *exchange) ReadFrom(src io.Reader) (int64, error) {
 	if !x.done {
 		x.WriteHeader(http.StatusOK)
 	}
-	return x.ResponseWriterWrapper.ReadFrom(src)
+	n, err := x.ResponseWriterWrapper.ReadFrom(src)
+	if x.bill != nil {
+		x.bill.out += n
+	}
+	return n, err
 }
 
 // FlushError sends what was written. It never buffers.

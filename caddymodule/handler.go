@@ -114,13 +114,16 @@ type Handler struct {
 	cleaner *gate.Cleaner
 	meter   *meter // nil: nothing is counted
 	shadow  shadow
-	answers [access.NumReasons]answer
-	speech  *dialect.Compiled
-	normal  bool // rules of PublicRaw look at requests
-	inject  []injector
-	headers rateHeaders
-	access  atomic.Uint32 // see logged
-	brief   bool          // requests are short, and may revoke their own key
+
+	observer    *gate.Gate // of the rules that are observed; nil for none
+	flightClass uint64     // of the gate's own bounds of requests at one time
+	answers     [access.NumReasons]answer
+	speech      *dialect.Compiled
+	normal      bool // rules of PublicRaw look at requests
+	inject      []injector
+	headers     rateHeaders
+	access      atomic.Uint32 // see logged
+	brief       bool          // requests are short, and may revoke their own key
 }
 
 // CaddyModule returns the Caddy module information.
@@ -155,7 +158,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.gate.Notice = notice[0]
 	}
 	for _, step := range []func(caddy.Context) error{
-		h.provisionSources, h.provisionPublic, h.provisionPermits, h.provisionLimits, h.provisionMeter, h.provisionInject, h.provisionAnswers,
+		h.provisionSources, h.provisionPublic, h.provisionPermits, h.provisionLimits, h.provisionMeter, h.provisionObserver, h.provisionInject, h.provisionAnswers,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -227,23 +230,27 @@ func loadMatch(ctx caddy.Context, owner any, field string, raw caddyhttp.RawMatc
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	e := h.app.running(r.Context())
 	if e == nil {
-		return h.refuse(w, r, &gate.Call{Reason: access.Unavailable}, nil)
+		return h.refuse(w, r, &gate.Call{Reason: access.Unavailable}, nil, nil)
 	}
 	var c gate.Call
 	var asks gate.Asks
 	c.Started = e.Limiter.Now()
 	c.Secure = secure(r)
 	h.gate.Decide(&e.State, r, &c, &asks)
+	var b *bill
+	if h.meter != nil && c.Record != nil {
+		b = h.charge(e, r, &c)
+	}
 	n := e.Counts.Requests[c.Reason].Add(1)
 	if n&63 == 0 {
 		e.Counts.Decisions.Observe(time.Duration(e.Limiter.Now() - c.Started))
 	}
 	if !c.Reason.LetsIn() {
 		e.Refused(&c)
-		return h.refuse(w, r, &c, &asks)
+		return h.refuse(w, r, &c, &asks, b)
 	}
 	e.Admitted(h.gate, r, &c)
-	return h.forward(e, w, r, &c, &asks, next)
+	return h.forward(e, w, r, &c, &asks, b, next)
 }
 
 // secure tells whether the request came over a line nobody else reads.

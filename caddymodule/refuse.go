@@ -102,7 +102,7 @@ func (h *Handler) challenge(c access.Challenge) []string {
 }
 
 // refuse answers a request that is not let in.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks) error {
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, b *bill) error {
 	if h.logged(r) || h.Errors == "caddy" {
 		h.describe(r, *c)
 	}
@@ -117,6 +117,11 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, a
 	h.refusalHeaders(header, c)
 	if c.Reason == access.RateLimited {
 		h.headers.set(h.app.engine.Load(), header, c, asks)
+	}
+	if b != nil {
+		b.identify(r)
+		b.headers(header, false)
+		b.refused(c)
 	}
 	if h.Errors == "caddy" {
 		return caddyhttp.HandlerError{StatusCode: h.answers[c.Reason].status, Err: errors.New(c.Reason.Answer().Code)}
@@ -158,9 +163,9 @@ func (h *Handler) refusalHeaders(header http.Header, c *gate.Call) {
 		header["Www-Authenticate"] = scoped(a.challenge, c.Needed)
 	case access.MethodNotAllowed:
 		header["Allow"] = allowed
-	case access.Unavailable, access.UpstreamBusy:
+	case access.Unavailable, access.UpstreamBusy, access.ConcurrencyLimited:
 		header["Retry-After"] = oneSecond
-	case access.Throttled:
+	case access.Throttled, access.QuotaExceeded:
 		header["Retry-After"] = []string{strconv.FormatInt(wholeSeconds(c.Retry), 10)}
 	case access.RateLimited:
 		header["Retry-After"] = []string{strconv.FormatInt(wholeSeconds(c.Result.Retry), 10)}
@@ -186,7 +191,8 @@ func (h *Handler) writeAnswer(w http.ResponseWriter, r *http.Request, c *gate.Ca
 
 // details are what a body may tell of the request.
 func (h *Handler) details(c *gate.Call) dialect.Values {
-	v := dialect.Values{Header: h.keyHeader(), Permission: strings.Join(c.Needed, " ")}
+	v := dialect.Values{Header: h.keyHeader(), Permission: strings.Join(c.Needed, " "),
+		CreditsNeeded: c.CreditsNeeded, CreditsAvailable: c.CreditsAvailable}
 	if c.Record != nil {
 		v.KeyID = c.Record.ID.String()
 		if c.Reason == access.Expired {

@@ -1,9 +1,6 @@
 package access
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // Override replaces parts of a plan for one tenant or key. A zero field is the
 // plan's.
@@ -35,35 +32,3 @@ type Grant struct {
 
 // CheckNote says what is wrong with the note of a grant, or nil.
 func CheckNote(s string) error { return checkText("note", s, MaxNote) }
-
-// Meter is what a quota counts.
-type Meter uint8
-
-// The meters.
-const (
-	MeterRequests Meter = iota
-	MeterBytesIn        // of request bodies
-	MeterBytesOut       // of response bodies
-	MeterSeconds        // from admission to the end of the response, rounded up
-	NumMeters     = iota
-)
-
-var meterNames = [NumMeters]string{"requests", "bytes_in", "bytes_out", "seconds"}
-
-// String returns requests, bytes_in, bytes_out or seconds.
-func (m Meter) String() string {
-	if int(m) >= NumMeters {
-		return "unknown"
-	}
-	return meterNames[m]
-}
-
-// ParseMeter reads what String writes.
-func ParseMeter(s string) (Meter, error) {
-	for i, n := range meterNames {
-		if n == s {
-			return Meter(i), nil
-		}
-	}
-	return 0, fmt.Errorf("unknown meter %q: want requests, bytes_in, bytes_out or seconds", s)
-}

@@ -56,6 +56,8 @@ type Engine struct {
 	walled atomic.Int64 // the limiter's time at which wall was found, plus one
 
 	replayTold atomic.Bool
+	place      string // of the store
+	metered    metered
 }
 
 // Wall returns the time of day at the limiter's time now. It reads the clock
@@ -87,6 +89,7 @@ func Open(ctx context.Context, b store.Backend) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
+	e.place = b.Identity()
 	e.run()
 	return e, nil
 }
@@ -145,7 +148,7 @@ func (e *Engine) Close() error {
 	close(e.stop)
 	e.background.Wait()
 	e.work(false)
-	err := e.Uses.flush(e.hooks.Load().RecordUses)
+	err := errors.Join(e.Uses.flush(e.hooks.Load().RecordUses), e.closeMetering())
 	if err != nil {
 		err = fmt.Errorf("keeping last uses: %w", err)
 	}

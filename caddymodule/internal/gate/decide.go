@@ -131,6 +131,8 @@ type Call struct {
 	Old       bool // it came with a secret that was rotated away
 	Slow      bool // State.Foreign was asked
 
+	CreditsNeeded, CreditsAvailable int64 // whole credits, if the reason is NoCredits
+
 	looked bool  // for the address
 	alg    uint8 // of the digest that the secret was found by
 

@@ -3,6 +3,7 @@ package gate
 import (
 	"net/http"
 
+	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/limit"
 )
 
@@ -12,6 +13,11 @@ func (g *Gate) gather(s *State, r *http.Request, c *Call, asks *Asks) bool {
 	if c.Record != nil {
 		g.gatherKey(s, c, asks)
 	}
+	return g.gatherLimits(s, r, c, asks)
+}
+
+// gatherLimits collects the gate's own.
+func (g *Gate) gatherLimits(s *State, r *http.Request, c *Call, asks *Asks) bool {
 	for i := range g.Limits {
 		l := &g.Limits[i]
 		if l.Per != PerAddress && c.Record == nil {
@@ -37,7 +43,7 @@ func (g *Gate) gather(s *State, r *http.Request, c *Call, asks *Asks) bool {
 // gatherKey asks for the key's own rate or else those of its plan. The first is
 // kept in the key's record, where it costs least.
 func (g *Gate) gatherKey(s *State, c *Call, asks *Asks) {
-	if rate := s.Index.Rate(c.Record); !rate.IsZero() {
+	if rate := g.ownRate(s, c); !rate.IsZero() {
 		asks.add(limit.Ask{Slot: &c.Record.Bucket, Rate: rate, Name: "key"})
 		return
 	}
@@ -54,6 +60,26 @@ func (g *Gate) gatherKey(s *State, c *Call, asks *Asks) {
 		}
 		asks.add(a)
 	}
+}
+
+// ownRate returns the rate that is the key's in place of its plan's: by an
+// override that is not over, its own, or by an override of its tenant.
+func (g *Gate) ownRate(s *State, c *Call) access.Rate {
+	own, tenant := s.Index.Override(c.Record), (*access.Override)(nil)
+	if c.Tenant != nil {
+		tenant = c.Tenant.Override
+	}
+	if own != nil || tenant != nil {
+		now := g.now().Unix()
+		if own.In(now) && !own.Rate.IsZero() {
+			return own.Rate
+		}
+		if rate := s.Index.Rate(c.Record); !rate.IsZero() || !tenant.In(now) {
+			return rate
+		}
+		return tenant.Rate
+	}
+	return s.Index.Rate(c.Record)
 }
 
 func (a *Asks) add(ask limit.Ask) {

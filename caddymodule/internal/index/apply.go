@@ -8,6 +8,7 @@ import (
 // putKey takes over a key, new or not. Whether it is new is told by what is in
 // memory and not by Change.Old, so that a change that comes twice does no harm.
 func (x *Index) putKey(k *access.KeyHead) {
+	x.overrides.put(k.ID, k.Override)
 	if i, r := x.find(&k.ID); r != nil {
 		x.changeKey(i, r, k)
 		return
@@ -114,6 +115,7 @@ func (x *Index) changeShared(r *Record, k *access.KeyHead) {
 // dropKey unlinks a key and leaves a record behind that refuses whoever still
 // holds it.
 func (x *Index) dropKey(id *access.KeyID) {
+	x.overrides.put(*id, nil)
 	i, r := x.find(id)
 	if r == nil {
 		return

@@ -14,16 +14,17 @@ import (
 // Index holds all keys and tenants. Lookups may run at any time, also while
 // Apply does.
 type Index struct {
-	mu      sync.RWMutex // held by Apply; readers need it for the tenants' names alone
-	records pool[Record]
-	digests table
-	ids     table
-	idSeed  maphash.Seed
-	tenants tenants
-	rates   *interner[access.Rate]
-	envs    *interner[string]
-	rights  rights
-	priors  priors
+	mu        sync.RWMutex // held by Apply; readers need it for the tenants' names alone
+	records   pool[Record]
+	digests   table
+	ids       table
+	idSeed    maphash.Seed
+	tenants   tenants
+	overrides overrides
+	rates     *interner[access.Rate]
+	envs      *interner[string]
+	rights    rights
+	priors    priors
 
 	sums     table        // of the records with a plain SHA-256
 	sumCount atomic.Int64 // secrets, present and previous, known by one

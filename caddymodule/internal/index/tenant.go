@@ -2,6 +2,7 @@ package index
 
 import (
 	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -14,11 +15,19 @@ type Tenant struct {
 	access.Tenant
 	// Subject names the tenant to limits that its keys share.
 	Subject limit.Subject
+	// Terms is for whoever works out what a configuration says of the tenant: it
+	// is gone when the tenant changes.
+	Terms atomic.Pointer[any]
 }
 
 func newTenant(t *access.Tenant) *Tenant {
 	n := &Tenant{Tenant: *t, Subject: limit.SubjectOf(t.ID)}
 	n.Metadata = maps.Clone(t.Metadata)
+	n.Grants = slices.Clone(t.Grants)
+	if t.Override != nil {
+		copied := *t.Override
+		n.Override = &copied
+	}
 	n.Status = tenantStatus(t.Status)
 	return n
 }

@@ -1,0 +1,186 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/counter"
+	"github.com/keytoll/keytoll/caddymodule/internal/credit"
+	"github.com/keytoll/keytoll/caddymodule/internal/usage"
+	"github.com/keytoll/keytoll/caddymodule/store"
+)
+
+// countersSuffix is added to the place of the store.
+const countersSuffix = ".counters"
+
+// Metering is what charges and counts requests. It is opened when a
+// configuration first asks for it, and stays open with its engine.
+type Metering struct {
+	Counters *counter.File
+	Ledger   *credit.Ledger
+	Usage    *usage.Recorder
+
+	flightShards [flightShards]flightShard
+}
+
+// MeteringOptions is what a configuration says of metering. The first one that
+// asks counts, but for the hooks.
+type MeteringOptions struct {
+	Retain  usage.Retention
+	OnError func(error) // told of counters and usage that cannot be written
+}
+
+// metered is the engine's Metering, once it is open.
+type metered struct {
+	mu      sync.Mutex
+	m       *Metering
+	onError func(error)
+}
+
+// Metering returns the engine's Metering, and opens it if need be.
+func (e *Engine) Metering(ctx context.Context, o MeteringOptions) (*Metering, error) {
+	e.metered.mu.Lock()
+	defer e.metered.mu.Unlock()
+	e.metered.onError = o.OnError
+	if e.metered.m != nil {
+		return e.metered.m, nil
+	}
+	m, err := e.openMetering(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	e.metered.m = m
+	e.background.Go(func() {
+		minute := time.NewTicker(time.Minute)
+		defer minute.Stop()
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go func() { <-e.stop; cancel() }()
+		m.Usage.Run(ctx, minute.C)
+	})
+	return m, nil
+}
+
+func (e *Engine) openMetering(ctx context.Context, o MeteringOptions) (*Metering, error) {
+	installation := e.Master.Derive("installation name")
+	file, err := counter.Open(e.place+countersSuffix, counter.Options{
+		InstallationID: [8]byte(installation[:8]), OnError: e.meteringError,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the counters: %w", err)
+	}
+	rec, err := usage.Open(ctx, usage.Options{Storage: usageStorage{e.Store}, Retain: o.Retain, Now: e.clock, OnError: e.meteringError})
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("opening usage: %w", err)
+	}
+	return &Metering{Counters: file, Usage: rec, Ledger: credit.New(credit.Options{Slots: credit.Counters(file), Now: e.clock})}, nil
+}
+
+// meteringError tells the newest configuration.
+func (e *Engine) meteringError(err error) {
+	e.Counts.StoreErrors.Add(1)
+	go func() { // it may run within a request
+		e.metered.mu.Lock()
+		tell := e.metered.onError
+		e.metered.mu.Unlock()
+		if tell != nil {
+			tell(err)
+		}
+	}()
+}
+
+// closeMetering keeps what was counted.
+func (e *Engine) closeMetering() error {
+	e.metered.mu.Lock()
+	defer e.metered.mu.Unlock()
+	m := e.metered.m
+	if m == nil {
+		return nil
+	}
+	err := m.Usage.Close(context.Background())
+	if cerr := m.Counters.Close(); cerr != nil {
+		return fmt.Errorf("keeping counters: %w", cerr)
+	}
+	if err != nil {
+		return fmt.Errorf("keeping usage: %w", err)
+	}
+	return nil
+}
+
+// Charge is credit.Ledger.Charge; a disk that fails is a refusal.
+func (m *Metering) Charge(r *credit.Receipt, tenant, key credit.Payer, price access.Credits, units credit.Units) (out credit.Refusal) {
+	err := m.guard(func() error {
+		out = m.Ledger.Charge(r, tenant, key, price, units)
+		return nil
+	})
+	if err != nil {
+		out = credit.Refusal{Reason: credit.Failed, Err: err}
+	}
+	return out
+}
+
+// Settle is credit.Receipt.Settle.
+func (m *Metering) Settle(r *credit.Receipt, final access.Credits, units credit.Units) error {
+	return m.guard(func() error { return r.Settle(final, units) })
+}
+
+// Balance is credit.Ledger.Balance.
+func (m *Metering) Balance(who credit.Payer) (b credit.Balance, err error) {
+	err = m.guard(func() (err error) {
+		b, err = m.Ledger.Balance(who)
+		return err
+	})
+	return b, err
+}
+
+// guard keeps a page that the disk does not give from ending the process.
+func (m *Metering) guard(fn func() error) (err error) {
+	defer m.Counters.Guard(debug.SetPanicOnFault(true), &err)
+	return fn()
+}
+
+// usageStorage is the store's bucket of usage.
+type usageStorage struct{ store.Store }
+
+type usageWriter struct{ store.Tx }
+
+// Put implements usage.Writer.
+func (w usageWriter) Put(key, value []byte) error { return w.PutUsage(key, value) }
+
+// Delete implements usage.Writer.
+func (w usageWriter) Delete(key []byte) error { return w.PutUsage(key, nil) }
+
+// Update implements usage.Storage.
+func (s usageStorage) Update(ctx context.Context, fn func(usage.Writer) error) error {
+	return s.Store.Update(ctx, func(tx store.Tx) error { return fn(usageWriter{tx}) })
+}
+
+// Range implements usage.Storage.
+func (s usageStorage) Range(ctx context.Context, from, to []byte, yield func(key, value []byte) bool) error {
+	return s.View(ctx, func(r store.Reader) error { return r.Usage(from, to, yield) })
+}
+
+// Over reports whether a payer has used more than other terms than its own
+// allow: those that are only observed.
+func (m *Metering) Over(who credit.Payer, terms *credit.Terms) (over bool) {
+	_ = m.guard(func() error {
+		if terms.Credits != nil {
+			b, err := m.Ledger.Balance(who)
+			if err != nil {
+				return err
+			}
+			over = b.Overage > terms.Credits.Overage
+		}
+		quotas, err := m.Ledger.Quotas(who)
+		for i := range quotas {
+			over = over || i < len(terms.Quotas) && quotas[i].Used > terms.Quotas[i].Amount
+		}
+		return err
+	})
+	return over
+}

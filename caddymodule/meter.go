@@ -1,0 +1,306 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/credit"
+	"github.com/keytoll/keytoll/caddymodule/internal/engine"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/index"
+	"github.com/keytoll/keytoll/caddymodule/internal/limit"
+	rollup "github.com/keytoll/keytoll/caddymodule/internal/usage"
+)
+
+// The classes of requests at one time that plans bound; a gate's own rules
+// have theirs from their text.
+const (
+	flightsOfKey uint64 = 1 + iota
+	flightsOfTenant
+)
+
+// maxFlights is how many bounds of requests at one time are about one request.
+const maxFlights = 6
+
+// bill is what an admitted request is charged. It is the one allocation of
+// metering.
+type bill struct {
+	h       *Handler
+	m       *engine.Metering
+	terms   *tenantTerms
+	receipt credit.Receipt
+	units   credit.Units
+	price   access.Credits
+	final   access.Credits // what the API says it cost, if told
+	told    bool
+
+	began    time.Time
+	route    string
+	flights  [maxFlights]engine.Flight
+	nflights int
+	observed bool // something observed would have refused it
+	upgrade  bool // it asks for another protocol
+	in, out  int64
+	status   int
+	id       string // X-Request-Id
+}
+
+// charge takes what a request costs before it goes on. It returns why not, as
+// a reason in c, and the bill in any case.
+func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill {
+	m := h.app.metering
+	b := &bill{h: h, m: m, terms: h.app.termsOf(m, c.Tenant, h.app.unix(e, c)), began: time.Now(), upgrade: len(r.Header["Upgrade"]) > 0}
+	if c.Reason != access.Allowed {
+		return b
+	}
+	reason := b.name(r)
+	if reason == access.Allowed {
+		reason = b.enter(e, c)
+	}
+	if reason == access.Allowed {
+		reason = b.take(e, r, c)
+	}
+	if reason == access.Allowed {
+		b.observe(e, r, c)
+	} else {
+		b.leave()
+		c.Reason = reason
+	}
+	return b
+}
+
+// name finds the name of the request and its price.
+func (b *bill) name(r *http.Request) access.Reason {
+	for i := range b.h.meter.routes {
+		rule := &b.h.meter.routes[i]
+		if ok, err := matches(rule.match, r); err != nil {
+			return access.Unavailable
+		} else if ok {
+			b.route = rule.name
+			break
+		}
+	}
+	for i := range b.h.meter.charges {
+		rule := &b.h.meter.charges[i]
+		if ok, err := matches(rule.match, r); err != nil {
+			return access.Unavailable
+		} else if ok {
+			b.price = rule.price
+			break
+		}
+	}
+	if b.price > 0 && r.TLS != nil && !r.TLS.HandshakeComplete {
+		return access.TooEarly // early data can be sent again by anybody
+	}
+	return access.Allowed
+}
+
+func matches(m gate.Match, r *http.Request) (bool, error) {
+	if m == nil {
+		return true, nil
+	}
+	return m(r)
+}
+
+// enter counts the request among those at one time.
+func (b *bill) enter(e *engine.Engine, c *gate.Call) access.Reason {
+	t := b.terms
+	rules := [2]struct {
+		flightLimit
+		class uint64
+	}{{t.ofKey(e, c), flightsOfKey}, {t.perTenant, flightsOfTenant}}
+	for _, rule := range rules {
+		subject := limit.Subject(c.Record.ID)
+		if rule.class == flightsOfTenant {
+			subject = limit.Subject(c.Tenant.Subject)
+		}
+		if !b.fly(rule.flightLimit, rule.class, subject) {
+			return access.ConcurrencyLimited
+		}
+	}
+	for i, rule := range b.h.meter.flights {
+		subject := limit.Subject(c.Record.ID)
+		if rule.tenant {
+			subject = limit.Subject(c.Tenant.Subject)
+		}
+		if !b.fly(rule.flightLimit, b.h.flightClass+uint64(i), subject) {
+			return access.ConcurrencyLimited
+		}
+	}
+	return access.Allowed
+}
+
+func (b *bill) fly(most flightLimit, class uint64, subject limit.Subject) bool {
+	if most.most == 0 {
+		return true
+	}
+	f, ok := b.m.Enter(class, subject, int(most.most))
+	if !ok && most.observe {
+		b.observed = true
+		return true
+	}
+	if ok {
+		b.flights[b.nflights] = f
+		b.nflights++
+	}
+	return ok
+}
+
+// leave ends the request's part of those at one time.
+func (b *bill) leave() {
+	for _, f := range b.flights[:b.nflights] {
+		f.Done()
+	}
+	b.nflights = 0
+}
+
+// take charges credits and quotas.
+func (b *bill) take(e *engine.Engine, r *http.Request, c *gate.Call) access.Reason {
+	b.units[credit.Requests] = 1
+	b.units[credit.BytesIn] = max(r.ContentLength, 0)
+	key := b.h.app.keyPayer(b.m, e, c)
+	if b.terms.payer.Terms == nil && key.Terms == nil {
+		return access.Allowed
+	}
+	refusal := b.m.Charge(&b.receipt, b.terms.payer, key, b.price, b.units)
+	switch refusal.Reason {
+	case credit.Charged:
+		return access.Allowed
+	case credit.QuotaExceeded:
+		c.Retry = refusal.Retry
+		return access.QuotaExceeded
+	case credit.InsufficientCredits:
+		c.CreditsNeeded, c.CreditsAvailable = refusal.Needed.Ceil(), refusal.Available.Floor()
+		return access.NoCredits
+	}
+	e.Counts.StoreErrors.Add(1)
+	if b.h.app.serve {
+		return access.Allowed
+	}
+	return access.Unavailable
+}
+
+// observe notes whether a rule that is only observed would have refused.
+func (b *bill) observe(e *engine.Engine, r *http.Request, c *gate.Call) {
+	if g := b.h.observer; g != nil && g.Observe(&e.State, r, c) != access.Allowed {
+		b.observed = true
+	}
+	if b.terms.observes && b.m.Over(b.terms.payer, b.terms.real) {
+		b.observed = true
+	}
+}
+
+// finish settles the bill when the request has ended.
+func (b *bill) finish(c *gate.Call) {
+	b.leave()
+	took := time.Since(b.began)
+	final := b.cost()
+	b.units[credit.BytesIn] = max(b.units[credit.BytesIn], b.in)
+	b.units[credit.BytesOut] = b.out
+	b.units[credit.Seconds] = int64((took + time.Second - 1) / time.Second)
+	if err := b.m.Settle(&b.receipt, final, b.units); err != nil {
+		b.h.app.meterTrouble(err)
+	}
+	b.count(c, rollup.ClassOf(b.status), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.out, Duration: took})
+}
+
+// refused counts a request that was not let in.
+func (b *bill) refused(c *gate.Call) {
+	b.count(c, rollup.Refused, rollup.Sample{Duration: time.Since(b.began)})
+}
+
+func (b *bill) count(c *gate.Call, class rollup.Class, s rollup.Sample) {
+	if c.Record == nil || c.Tenant == nil {
+		return
+	}
+	series := rollup.Series{Tenant: c.Tenant.ID, Key: c.Record.ID, Route: b.route, Class: class}
+	if b.observed {
+		series.Flags = rollup.Observed
+	}
+	b.m.Usage.Record(b.began.Unix(), series, s)
+}
+
+// tell takes the final cost out of a header.
+func (b *bill) tell(h http.Header, name string) {
+	values, ok := h[name]
+	if !ok {
+		return
+	}
+	delete(h, name)
+	if len(values) == 1 {
+		if cost, err := access.ParseCredits(values[0]); err == nil {
+			b.final, b.told = cost, true
+			return
+		}
+	}
+	b.h.app.meterTrouble(errBadCost)
+}
+
+var errBadCost = errors.New("the API told a cost that is no amount of credits, or several: what was reserved stands")
+
+// meterTrouble logs what is wrong with metering, at most once a minute.
+func (a *App) meterTrouble(err error) {
+	now := time.Now().Unix()
+	last := a.troubled.Load()
+	if now-last >= 60 && a.troubled.CompareAndSwap(last, now) {
+		a.logger.Error("metering", zap.Error(err))
+	}
+}
+
+// unix returns the second of a call.
+func (a *App) unix(e *engine.Engine, c *gate.Call) int64 { return e.Wall(c.Started).Unix() }
+
+// noTerms are those of a tenant that was deleted a moment ago.
+var noTerms = new(tenantTerms)
+
+// termsOf returns what the configuration says of a tenant at a time.
+func (a *App) termsOf(m *engine.Metering, t *index.Tenant, now int64) *tenantTerms {
+	if t == nil {
+		return noTerms
+	}
+	if p := t.Terms.Load(); p != nil {
+		if tt, ok := (*p).(*tenantTerms); ok && tt.app == a && (tt.until == 0 || now < tt.until) {
+			return tt
+		}
+	}
+	tt := a.newTerms(m, t, now)
+	v := any(tt)
+	t.Terms.Store(&v)
+	return tt
+}
+
+// openMetering opens counters and usage if a gate has a meter.
+func (a *App) openMetering(e *engine.Engine) (err error) {
+	if a.metersUsed {
+		a.metering, err = e.Metering(context.Background(), engine.MeteringOptions{
+			Retain:  rollup.Retention{Minute: a.retain.minute, Hour: a.retain.hour, Day: a.retain.day},
+			OnError: a.meterTrouble,
+		})
+	}
+	return err
+}
+
+// provisionObserver makes the gate of the rules that are observed.
+func (h *Handler) provisionObserver(caddy.Context) error {
+	if h.meter == nil {
+		return nil
+	}
+	h.app.metersUsed = true
+	text, err := json.Marshal(h.Concurrent)
+	if err != nil {
+		return err
+	}
+	h.flightClass = limitClass("concurrent", text)
+	if s := &h.shadow; len(s.limits) > 0 || len(s.permits) > 0 {
+		h.observer = &gate.Gate{Plans: h.app.plans, DefaultPlan: h.gate.DefaultPlan, Permissions: h.app.permissions,
+			Permits: s.permits, Limits: s.limits, Client: client, Throttle: h.app.throttle}
+	}
+	return nil
+}

@@ -1,0 +1,144 @@
+package caddymodule
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+)
+
+// answers reports whether the bill's usage goes into the headers.
+func (b *bill) answers() bool {
+	switch b.h.meter.usageHeaders {
+	case "on":
+		return true
+	case "off":
+		return false
+	}
+	return b.terms.credits
+}
+
+// identify gives the request an id, which the API and the client get.
+func (b *bill) identify(r *http.Request) {
+	if !b.answers() {
+		return
+	}
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return
+	}
+	if v, ok := repl.GetString("http.request.uuid"); ok {
+		b.id = v
+		r.Header["X-Request-Id"] = []string{v}
+	}
+}
+
+// watch counts the bytes of a request's body of unknown length.
+func (b *bill) watch(r *http.Request) {
+	if r.ContentLength < 0 && r.Body != nil && r.Body != http.NoBody {
+		r.Body = &countedBody{r.Body, b}
+	}
+}
+
+// countedBody counts what is read of a body.
+type countedBody struct {
+	io.ReadCloser
+	b *bill
+}
+
+// Read implements io.Reader.
+func (c *countedBody) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.b.in += int64(n)
+	return n, err
+}
+
+// begin takes the cost out of the final headers and sets ours.
+func (b *bill) begin(h http.Header, status int) {
+	b.status = status
+	if name := b.h.meter.header; name != "" {
+		b.tell(h, name)
+		removeToken(h, "Trailer", name)
+	}
+	b.headers(h, true)
+}
+
+// end takes the cost out of the trailers.
+func (b *bill) end(h http.Header) {
+	if name := b.h.meter.header; name != "" {
+		b.tell(h, name)
+		b.tell(h, http.TrailerPrefix+name)
+	}
+}
+
+// headers sets what was used and what is left, in whole credits, coherent with
+// one another. Before the bill is settled, what will be given back counts as
+// left.
+func (b *bill) headers(h http.Header, open bool) {
+	if !b.answers() {
+		return
+	}
+	if b.id != "" {
+		h["X-Request-Id"] = []string{b.id}
+	}
+	if b.terms.payer.Terms == nil || b.terms.payer.Terms.Credits == nil {
+		return
+	}
+	balance, err := b.m.Balance(b.terms.payer)
+	if err != nil || !balance.Limited {
+		return
+	}
+	if open {
+		back := b.price - b.cost()
+		balance.Remaining = min(max(balance.Remaining+back, 0), balance.Limit)
+		balance.Used = balance.Limit - balance.Remaining
+	}
+	used, limit, remaining := balance.Whole()
+	h["X-Usage-Current"] = []string{strconv.FormatInt(used, 10)}
+	h["X-Usage-Limit"] = []string{strconv.FormatInt(limit, 10)}
+	h["X-Usage-Remaining"] = []string{strconv.FormatInt(remaining, 10)}
+}
+
+// removeToken takes a name out of the lists of a header.
+func removeToken(h http.Header, header, name string) {
+	values, ok := h[header]
+	if !ok {
+		return
+	}
+	var kept []string
+	for _, v := range values {
+		for token := range strings.SplitSeq(v, ",") {
+			if token = strings.TrimSpace(token); token != "" && !strings.EqualFold(token, name) {
+				kept = append(kept, token)
+			}
+		}
+	}
+	if len(kept) == 0 {
+		delete(h, header)
+		return
+	}
+	h[header] = kept
+}
+
+// cost returns what the request costs as far as is known: the price, unless the
+// API told another or answers of this kind are free.
+func (b *bill) cost() access.Credits {
+	class := b.status / 100
+	switch {
+	case class < 1 || class > 5 || !b.h.meter.status[class] || b.upgrade && b.status != http.StatusSwitchingProtocols:
+		return 0
+	case b.told:
+		return b.final
+	}
+	return b.price
+}
+
+// settle ends the bill, also when the request ended in a panic.
+func (x *exchange) settle() {
+	x.bill.end(x.Header())
+	x.bill.finish(&x.Call)
+}

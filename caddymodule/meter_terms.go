@@ -1,0 +1,130 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/credit"
+	"github.com/keytoll/keytoll/caddymodule/internal/engine"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/index"
+)
+
+// tenantTerms is what a configuration says of one tenant. It is not changed.
+type tenantTerms struct {
+	app       *App
+	until     int64 // unix second from which it must be worked out anew; 0 is never
+	payer     credit.Payer
+	plan      *meterPlan
+	perKey    flightLimit
+	perTenant flightLimit
+	credits   bool // the plan has credits: usage headers by default
+	observes  bool // real is less than what is enforced
+	real      *credit.Terms
+}
+
+// newTerms works out a tenant's terms.
+func (a *App) newTerms(m *engine.Metering, t *index.Tenant, now int64) *tenantTerms {
+	tt := &tenantTerms{app: a}
+	name := t.Plan
+	if name == "" {
+		name = a.DefaultPlan
+	}
+	plan := a.meterPlans[name]
+	if plan == nil {
+		return tt
+	}
+	tt.plan, tt.perKey, tt.perTenant, tt.credits = plan, plan.perKey, plan.perTenant, plan.credits != nil
+	real := &credit.Terms{Quotas: plan.quotas}
+	if plan.credits != nil {
+		allowance := *plan.credits
+		real.Credits = &allowance
+		for _, g := range t.Grants {
+			if g.Expires == 0 || g.Expires > now {
+				real.Grants = append(real.Grants, credit.Grant{ID: grantID(g.ID), Amount: g.Amount, Expires: g.Expires})
+			}
+		}
+	}
+	if o := t.Override; o.In(now) {
+		tt.until = o.Until
+		if o.Credits > 0 && real.Credits != nil {
+			real.Credits.Amount = o.Credits
+		}
+		if o.Concurrent > 0 {
+			tt.perTenant.most = o.Concurrent
+		}
+	}
+	tt.real = real
+	tt.payer = credit.Payer{Purse: m.Ledger.Purse(t.ID), Terms: tt.enforced()}
+	return tt
+}
+
+// grantID is the ledger's name of a grant.
+func grantID(id string) [16]byte {
+	sum := sha256.Sum256([]byte(id))
+	return [16]byte(sum[:16])
+}
+
+// enforced returns the terms that refuse: what is only observed is counted
+// under a bound that is never met.
+func (tt *tenantTerms) enforced() *credit.Terms {
+	p := tt.plan
+	out := *tt.real
+	if p.creditsObserve && out.Credits != nil {
+		tt.observes = true
+		wide := *out.Credits
+		wide.Overage = access.MaxCredits
+		out.Credits = &wide
+	}
+	for i, observe := range p.quotasObserve {
+		if !observe {
+			continue
+		}
+		if !tt.observes || &out.Quotas[0] == &p.quotas[0] {
+			out.Quotas = append([]credit.Quota(nil), out.Quotas...)
+		}
+		tt.observes = true
+		out.Quotas[i].Amount = maxQuota
+	}
+	if out.Credits == nil && len(out.Quotas) == 0 {
+		return nil
+	}
+	return &out
+}
+
+// ofKey returns how many requests a key may have at one time.
+func (tt *tenantTerms) ofKey(e *engine.Engine, c *gate.Call) flightLimit {
+	if o := e.Index.Override(c.Record); o.In(e.Wall(c.Started).Unix()) && o.Concurrent > 0 {
+		return flightLimit{most: o.Concurrent}
+	}
+	return tt.perKey
+}
+
+// keyTerms is what an override says of a key's credits.
+type keyTerms struct {
+	override *access.Override
+	app      *App
+	payer    credit.Payer
+}
+
+// keyPayer returns the key's own limit of credits, if it has one. Few keys have:
+// their terms are kept for as long as the override is the same.
+func (a *App) keyPayer(m *engine.Metering, e *engine.Engine, c *gate.Call) credit.Payer {
+	o := e.Index.Override(c.Record)
+	if !o.In(e.Wall(c.Started).Unix()) || o.Credits == 0 {
+		return credit.Payer{}
+	}
+	if v, ok := a.keyTerms.Load(c.Record.ID); ok {
+		if kt := v.(*keyTerms); kt.override == o && kt.app == a {
+			return kt.payer
+		}
+	}
+	tt := a.termsOf(m, c.Tenant, e.Wall(c.Started).Unix())
+	if tt.plan == nil || tt.plan.credits == nil {
+		return credit.Payer{}
+	}
+	allowance := credit.Allowance{Amount: o.Credits, Period: tt.plan.credits.Period, Strict: tt.plan.credits.Strict}
+	kt := &keyTerms{o, a, credit.Payer{Purse: m.Ledger.KeyPurse(c.Record.ID), Terms: &credit.Terms{Credits: &allowance}}}
+	a.keyTerms.Store(c.Record.ID, kt)
+	return kt.payer
+}
