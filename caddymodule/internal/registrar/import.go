@@ -175,7 +175,7 @@ func (m *importing) boundsOf(ctx context.Context, id string) (*bounds, error) {
 		if err := errors.Join(m.tx.PutTenant(t), m.r.recordTenant(ctx, m.tx, "tenant.created", nil, t)); err != nil {
 			return nil, err
 		}
-		b = &bounds{tenant: t, plan: m.r.o.Plan(t.Plan)}
+		b = &bounds{tenant: t, plan: m.r.o.Plan(t.Plan), now: m.r.now().Unix()}
 	} else if err != nil {
 		return nil, err
 	}

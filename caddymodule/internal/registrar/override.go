@@ -133,23 +133,26 @@ func (b *bounds) inherited() *access.Override {
 	return cloneOverride(b.caller.Override)
 }
 
-// checkOverride says why the caller may not be handed a secret of a key with
-// the override o: its own limits it more.
-func (b *bounds) checkOverride(o *access.Override) error {
+// checkOverride says why the caller may not be handed a secret of k: its own
+// override limits it more than k is limited.
+func (b *bounds) checkOverride(k *access.Key) error {
 	own := b.caller.Override
 	if !own.In(b.now) {
 		return nil
 	}
-	var have access.Override
-	if o.In(b.now) {
+	have := access.Override{Rate: k.Rate}
+	if o := k.Override; o.In(b.now) && (o.Until == 0 || own.Until != 0 && o.Until >= own.Until) {
 		have = *o
+		if have.Rate.IsZero() {
+			have.Rate = k.Rate
+		}
 	}
-	lasts := have.Until == 0 || own.Until != 0 && have.Until >= own.Until
-	within := func(n, limit uint64) bool { return limit == 0 || n != 0 && n <= limit && lasts }
-	if within(uint64(have.Credits), uint64(own.Credits)) && within(uint64(have.Concurrent), uint64(own.Concurrent)) {
+	within := func(n, limit uint64) bool { return limit == 0 || n != 0 && n <= limit }
+	slow := own.Rate.IsZero() || !have.Rate.IsZero() && !above(have.Rate, own.Rate)
+	if slow && within(uint64(have.Credits), uint64(own.Credits)) && within(uint64(have.Concurrent), uint64(own.Concurrent)) {
 		return nil
 	}
-	return b.beyond("override", "the key has not the limits on credits or requests at once of the key that makes this request")
+	return b.beyond("override", "the key has not the limits that were set for the key that makes this request")
 }
 
 // maxKeys returns how many keys the tenant may have; 0 is no bound.

@@ -2,7 +2,6 @@ package registrar
 
 import (
 	"math/bits"
-	"slices"
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -74,9 +73,6 @@ func (b *bounds) checkRate(rate access.Rate) error {
 			limits = b.plan.Rates
 		}
 	}
-	if o := b.caller.Override; o.In(b.now) && !o.Rate.IsZero() {
-		limits = append(slices.Clip(limits), o.Rate)
-	}
 	for _, l := range limits {
 		if above(rate, l) {
 			return b.beyond("rate", "the rate %s is above %s, the limit of the key that makes this request", rate, l)
@@ -139,7 +135,7 @@ func (r *Registrar) covers(b *bounds, k *access.Key) error {
 	if err := b.checkEnd("expires_at", k.Expires); err != nil {
 		return err
 	}
-	if err := b.checkOverride(k.Override); err != nil {
+	if err := b.checkOverride(k); err != nil {
 		return err
 	}
 	if k.Rate.IsZero() {
