@@ -46,7 +46,7 @@ func (a *App) revokeLeaked(ctx context.Context, secret token.Secret) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	_, err = reg.RevokeSecret(ctx, secret)
+	_, err = reg.RevokeSecret(bySystem(ctx, "leaks"), secret)
 	if e, ok := errors.AsType[*registrar.Error](err); ok && e.Code == registrar.NotFound {
 		return false, nil
 	}

@@ -269,7 +269,7 @@ func (a *App) join() error {
 // are defined: a plan that was taken out of the configuration must not turn
 // into no limits.
 func (a *App) seed(reg *registrar.Registrar, st store.Store) error {
-	ctx := context.Background()
+	ctx := bySystem(context.Background(), "configuration")
 	for id, t := range a.Tenants {
 		if t == nil {
 			t = new(Tenant)

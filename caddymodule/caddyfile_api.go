@@ -117,7 +117,7 @@ func (a *API) parseRequire(h httpcaddyfile.Helper) error {
 		return nil
 	}
 	if a.Kind != mgmt.DeskKeys {
-		return h.Errf("keytoll_api me has no actions: require %s", strings.Join(args[1:], " "))
+		return h.Errf("keytoll_api %s has no actions: require %s", a.Kind, strings.Join(args[1:], " "))
 	}
 	if a.RequireFor[args[0]] != nil {
 		return h.Errf("require %s is given twice", args[0])

@@ -17,6 +17,7 @@ import (
 //		check <method> <url>
 //		header <name> <value with {key}>   # several
 //		tenant <json pointer>|header:<name>
+//		permissions <name...>              # of learned keys; default: none
 //		until <RFC 3339>
 //		rate <n>/<window> [burst <n>]      # default: 10/s
 //		negative <duration>                # default: 1m
@@ -87,6 +88,11 @@ func (l *Learn) option(d *caddyfile.Dispenser, word string) error {
 			return d.WrapErr(err)
 		}
 		return nil
+	case "permissions":
+		if l.Permissions = d.RemainingArgs(); len(l.Permissions) == 0 {
+			return d.Err("permissions needs at least one: permissions read")
+		}
+		return nil
 	case "until":
 		var text string
 		if err := word1(d, &text); err != nil {
@@ -111,7 +117,7 @@ func (l *Learn) option(d *caddyfile.Dispenser, word string) error {
 	case "timeout":
 		return l.duration(d, word, &l.Timeout, learn.MaxTimeout)
 	}
-	return unrecognized(d, "check", "header", "tenant", "until", "rate", "negative", "timeout")
+	return unrecognized(d, "check", "header", "tenant", "permissions", "until", "rate", "negative", "timeout")
 }
 
 func (*Learn) duration(d *caddyfile.Dispenser, word string, into *caddy.Duration, most time.Duration) error {

@@ -31,10 +31,10 @@ func (a *App) startJobs(e *engine.Engine, reg *registrar.Registrar) *jobs {
 			return a.logged("storing last uses", reg.RecordUses(context.Background(), uses))
 		},
 		OnAdopt: func(id access.KeyID, alg uint8, was [32]byte, secret token.Secret) error {
-			return a.logged("adopting an imported key", reg.Adopt(context.Background(), id, alg, was, secret))
+			return a.logged("adopting an imported key", reg.Adopt(bySystem(context.Background(), "import"), id, alg, was, secret))
 		},
 		OnSettled: func(id access.KeyID) error {
-			return a.logged("ending a rotated secret", reg.SettleRotation(context.Background(), id))
+			return a.logged("ending a rotated secret", reg.SettleRotation(bySystem(context.Background(), "rotation"), id))
 		},
 		Verify: verifyForeign,
 	})
@@ -56,6 +56,11 @@ func (a *App) startJobs(e *engine.Engine, reg *registrar.Registrar) *jobs {
 		}
 	}()
 	return j
+}
+
+// bySystem says that keytoll itself makes a change, for the audit trail.
+func bySystem(ctx context.Context, name string) context.Context {
+	return registrar.WithActor(ctx, access.Actor{Kind: access.ActorSystem, Name: name})
 }
 
 // stop waits for the work that is under way.

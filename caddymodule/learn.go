@@ -39,6 +39,8 @@ type Learn struct {
 	// Where a 2xx answer names the tenant: a JSON pointer such as `/org/id`, or
 	// `header:` and the name of a header. Required.
 	Tenant string `json:"tenant"`
+	// What learned keys may do. Default: nothing, if permissions are configured.
+	Permissions []string `json:"permissions,omitempty"`
 	// When learning ends. From then on unknown keys are refused without a question.
 	// Required.
 	Until time.Time `json:"until"`
@@ -94,6 +96,9 @@ func (a *App) provisionLearn() error {
 	if a.Learn == nil {
 		return nil
 	}
+	if err := checkGranted(a.permissions, a.Learn.Permissions); err != nil {
+		return fmt.Errorf("learn: %w", err)
+	}
 	digest := func(text string) [32]byte { return a.engine.Load().Digester.Sum(text) }
 	return a.Learn.provision(a.adoptLearned, digest, func(err error) { _ = a.logged("learning a key", err) })
 }
@@ -104,7 +109,8 @@ func (a *App) adoptLearned(ctx context.Context, tenant string, secret token.Secr
 	if err != nil {
 		return access.KeyID{}, err
 	}
-	results, err := reg.Import(ctx, []registrar.ImportKey{{Line: 1, Tenant: tenant, Secret: secret, Name: "learned"}},
+	ctx = bySystem(ctx, "learn")
+	results, err := reg.Import(ctx, []registrar.ImportKey{{Line: 1, Tenant: tenant, Secret: secret, Name: "learned", Permissions: a.Learn.Permissions}},
 		registrar.ImportOptions{CreateTenants: true})
 	if err != nil {
 		return access.KeyID{}, err

@@ -289,6 +289,9 @@ func (a *App) openMetering(e *engine.Engine) (err error) {
 
 // provisionObserver makes the gate of the rules that are observed.
 func (h *Handler) provisionObserver(caddy.Context) error {
+	if h.meter == nil && (len(h.shadow.limits) > 0 || len(h.shadow.permits) > 0) {
+		h.meter = new(meter) // what is observed is counted
+	}
 	if h.meter == nil {
 		return nil
 	}
