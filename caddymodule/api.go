@@ -181,7 +181,13 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		if !ok || x.Record == nil {
 			return next.ServeHTTP(w, r) // a preflight request: it changes nothing and the site answers it
 		}
-		a.desk.ServeHTTP(releasing(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, x))))
+		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, x))
+		if p := r.URL.Path; !strings.HasPrefix(p, a.Base) { // in other letters
+			u := *r.URL
+			u.Path = a.Base + p[len(a.Base):]
+			r.URL = &u
+		}
+		a.desk.ServeHTTP(releasing(w, r))
 		return nil
 	}))
 }
