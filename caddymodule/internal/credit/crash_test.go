@@ -93,7 +93,7 @@ func TestStrict(t *testing.T) {
 		for range 20_000 {
 			switch x := random.IntN(100); {
 			case x < 60:
-				r, f := d.charge(terms, access.Credits(random.IntN(5))*c/4, Units{})
+				r, f := d.charge(terms, access.Credits(random.IntN(5))*c/4+access.Credits(random.IntN(2)), Units{})
 				if f.OK() {
 					held = append(held, r)
 				}

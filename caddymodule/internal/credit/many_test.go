@@ -124,6 +124,52 @@ func TestOnePurse(t *testing.T) {
 	runtime.KeepAlive(first)
 }
 
+// Whoever asks first, and at once, gets the same purse.
+func TestOnePurseAtOnce(t *testing.T) {
+	ledger := New(Options{Slots: newMemory()})
+	for i := range 2000 {
+		var got [4]*Purse
+		var ready atomic.Int32
+		var wg sync.WaitGroup
+		name := fmt.Sprint("tenant", i)
+		for n := range got {
+			wg.Go(func() {
+				for ready.Add(1); ready.Load() < int32(len(got)); {
+					runtime.Gosched()
+				}
+				got[n] = ledger.Purse(name)
+			})
+		}
+		wg.Wait()
+		if got[0] != got[1] || got[1] != got[2] || got[2] != got[3] {
+			t.Fatal("two purses of one tenant")
+		}
+	}
+	// One that comes late finds the other's.
+	if late := ledger.tenants.put("tenant1", new(Purse)); late != ledger.Purse("tenant1") {
+		t.Error("the first purse was replaced")
+	}
+}
+
+// A stream that reports its cost for ever needs no more room for it.
+func TestLongStream(t *testing.T) {
+	d := newDesk(t, "2026-11-10 12:00")
+	terms := &Terms{Credits: monthly(1000 * c), Grants: []Grant{{grantID(1), 1000 * c, 0}}, Quotas: []Quota{{Seconds, 10_000, period.Period{}}}}
+	r, _ := d.charge(terms, c, Units{})
+	for i := range 3000 {
+		err := r.Advance(access.Credits(i+1)*c, Units{Seconds: int64(i)})
+		if (err != nil) != (i >= 2000) {
+			t.Fatalf("%d: %v", i, err)
+		}
+	}
+	if r.count > 4 {
+		t.Errorf("%d parts", r.count)
+	}
+	d.has(terms, 2000*c, 0, 1000*c)
+	_ = r.Refund()
+	d.has(terms, 2000*c, 2000*c, 0)
+}
+
 func known(l *Ledger) (n int) {
 	for i := range l.tenants.shard {
 		s := &l.tenants.shard[i]
