@@ -23,6 +23,9 @@ type Metering struct {
 	Counters *counter.File
 	Ledger   *credit.Ledger
 	Usage    *usage.Recorder
+	Totals   Totals
+	Watch    Watch   // of credits
+	Exports  Exports // of usage
 
 	flightShards [flightShards]flightShard
 }
