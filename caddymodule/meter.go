@@ -41,7 +41,7 @@ type bill struct {
 	final   access.Credits // what the API says it cost, if told
 	told    bool
 
-	began    time.Time
+	e        *engine.Engine
 	route    string
 	flights  [maxFlights]engine.Flight
 	nflights int
@@ -56,7 +56,7 @@ type bill struct {
 // a reason in c, and the bill in any case.
 func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill {
 	m := h.app.metering
-	b := &bill{h: h, m: m, terms: h.app.termsOf(m, c.Tenant, h.app.unix(e, c)), began: time.Now(), upgrade: len(r.Header["Upgrade"]) > 0}
+	b := &bill{h: h, m: m, e: e, terms: h.app.termsOf(m, c.Tenant, h.app.unix(e, c)), upgrade: len(r.Header["Upgrade"]) > 0}
 	if c.Reason != access.Allowed {
 		return b
 	}
@@ -200,7 +200,7 @@ func (b *bill) observe(e *engine.Engine, r *http.Request, c *gate.Call) {
 // finish settles the bill when the request has ended.
 func (b *bill) finish(c *gate.Call) {
 	b.leave()
-	took := time.Since(b.began)
+	took := b.took(c)
 	final := b.cost()
 	b.units[credit.BytesIn] = max(b.units[credit.BytesIn], b.in)
 	b.units[credit.BytesOut] = b.out
@@ -213,7 +213,7 @@ func (b *bill) finish(c *gate.Call) {
 
 // refused counts a request that was not let in.
 func (b *bill) refused(c *gate.Call) {
-	b.count(c, rollup.Refused, rollup.Sample{Duration: time.Since(b.began)})
+	b.count(c, rollup.Refused, rollup.Sample{Duration: b.took(c)})
 }
 
 func (b *bill) count(c *gate.Call, class rollup.Class, s rollup.Sample) {
@@ -224,7 +224,12 @@ func (b *bill) count(c *gate.Call, class rollup.Class, s rollup.Sample) {
 	if b.observed {
 		series.Flags = rollup.Observed
 	}
-	b.m.Usage.Record(b.began.Unix(), series, s)
+	b.m.Usage.Record(b.e.Wall(c.Started).Unix(), series, s)
+}
+
+// took is how long the request has been under way.
+func (b *bill) took(c *gate.Call) time.Duration {
+	return time.Duration(max(b.e.Limiter.Now()-c.Started, 0))
 }
 
 // tell takes the final cost out of a header.

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	_ "time/tzdata" // for machines that know no time zones
 
 	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/net/http/httpguts"
