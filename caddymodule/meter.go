@@ -47,6 +47,8 @@ type bill struct {
 	nflights int
 	observed bool // something observed would have refused it
 	upgrade  bool // it asks for another protocol
+	admitted bool // it counts as under way
+	sold     bool // credits were charged
 	in, out  int64
 	status   int
 	id       string // X-Request-Id
@@ -68,6 +70,7 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill 
 		reason = b.take(e, r, c)
 	}
 	if reason == access.Allowed {
+		b.start()
 		b.observe(e, r, c)
 	} else {
 		b.leave()
@@ -170,6 +173,7 @@ func (b *bill) take(e *engine.Engine, r *http.Request, c *gate.Call) access.Reas
 		return access.Allowed
 	}
 	refusal := b.m.Charge(&b.receipt, b.terms.payer, key, b.price, b.units)
+	b.tally(key, &refusal)
 	switch refusal.Reason {
 	case credit.Charged:
 		return access.Allowed
@@ -208,6 +212,7 @@ func (b *bill) finish(c *gate.Call) {
 	if err := b.m.Settle(&b.receipt, final, b.units); err != nil {
 		b.h.app.meterTrouble(err)
 	}
+	b.total(c, final)
 	b.count(c, rollup.ClassOf(b.status), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.out, Duration: took})
 }
 
@@ -222,6 +227,7 @@ func (b *bill) count(c *gate.Call, class rollup.Class, s rollup.Sample) {
 	}
 	series := rollup.Series{Tenant: c.Tenant.ID, Key: c.Record.ID, Route: b.route, Class: class}
 	if b.observed {
+		b.m.Totals.Observed.Add(1)
 		series.Flags = rollup.Observed
 	}
 	b.m.Usage.Record(b.e.Wall(c.Started).Unix(), series, s)

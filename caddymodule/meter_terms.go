@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"crypto/sha256"
+	"sync/atomic"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/credit"
@@ -18,8 +19,9 @@ type tenantTerms struct {
 	plan      *meterPlan
 	perKey    flightLimit
 	perTenant flightLimit
-	credits   bool // the plan has credits: usage headers by default
-	observes  bool // real is less than what is enforced
+	credits   bool          // the plan has credits: usage headers by default
+	seen      atomic.Uint32 // the round of watchCredits that knows of it
+	observes  bool          // real is less than what is enforced
 	real      *credit.Terms
 }
 
