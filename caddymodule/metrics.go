@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -17,8 +19,22 @@ var (
 	descKeys        = desc("keys", "Keys by status.", "state")
 	descTenants     = desc("tenants", "Tenants by status.", "state")
 	descBuckets     = desc("buckets", "Token buckets in the shared table.")
-	descStoreErrors = desc("store_errors_total", "Reads of the store that failed.")
+	descStoreErrors = desc("store_errors_total", "Reads and writes of the store and of counters that failed.")
+
+	descCredits  = desc("credits_total", "Credits that requests were charged, that were given back, and that were refused.", "op")
+	descQuotas   = desc("quota_refusals_total", "Requests that a quota refused.")
+	descInFlight = desc("requests_in_flight", "Admitted requests under way at gates that meter.")
+	descObserved = desc("observed_total", "Requests that rules which are only observed would have refused.")
+	descCounters = desc("counters", "Slots in use in the file of counters.")
+	descFailing  = desc("counters_failing", "Whether the file of counters is in trouble: 1 or 0.")
+	descWaiting  = desc("usage_waiting", "Minutes of usage that wait for the store.")
 )
+
+// descriptions are all metrics. Those of metering are told if a gate meters.
+var descriptions = []*prometheus.Desc{
+	descRequests, descDecision, descKeys, descTenants, descBuckets, descStoreErrors,
+	descCredits, descQuotas, descInFlight, descObserved, descCounters, descFailing, descWaiting,
+}
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("caddy_keytoll_"+name, help, labels, nil)
@@ -26,7 +42,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe sends the descriptions of all metrics.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descRequests, descDecision, descKeys, descTenants, descBuckets, descStoreErrors} {
+	for _, d := range descriptions {
 		ch <- d
 	}
 }
@@ -51,6 +67,37 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(descBuckets, prometheus.GaugeValue, float64(e.Limiter.Len()))
 	ch <- prometheus.MustNewConstMetric(descStoreErrors, prometheus.CounterValue, float64(e.Counts.StoreErrors.Load()))
+	if m := c.app.metering; m != nil { // set before the engine was
+		collectMetering(ch, m)
+	}
+}
+
+func collectMetering(ch chan<- prometheus.Metric, m *engine.Metering) {
+	t := &m.Totals
+	for _, op := range []struct {
+		name   string
+		amount *atomic.Int64
+	}{{"charged", &t.Charged}, {"refunded", &t.Refunded}, {"refused", &t.Refused}} {
+		ch <- prometheus.MustNewConstMetric(descCredits, prometheus.CounterValue, float64(op.amount.Load())/float64(access.Credit), op.name)
+	}
+	failing := 0.0
+	if m.Counters.Err() != nil {
+		failing = 1
+	}
+	for _, v := range []struct {
+		desc *prometheus.Desc
+		kind prometheus.ValueType
+		now  float64
+	}{
+		{descQuotas, prometheus.CounterValue, float64(t.Quota.Load())},
+		{descInFlight, prometheus.GaugeValue, float64(t.InFlight.Load())},
+		{descObserved, prometheus.CounterValue, float64(t.Observed.Load())},
+		{descCounters, prometheus.GaugeValue, float64(m.Counters.Len())},
+		{descFailing, prometheus.GaugeValue, failing},
+		{descWaiting, prometheus.GaugeValue, float64(m.Usage.Waiting())},
+	} {
+		ch <- prometheus.MustNewConstMetric(v.desc, v.kind, v.now)
+	}
 }
 
 func collectDecisions(ch chan<- prometheus.Metric, h *engine.Histogram) {
