@@ -28,8 +28,9 @@ func init() {
 // of the product's own documentation. It is a gate of its own: a request needs
 // a good key, within its limits.
 type API struct {
-	// What is served: `keys`, `me` for what a key can learn of itself, or `leaks`
-	// for the messages of secret-scanning programmes, which need no key.
+	// What is served: `keys`, `me` for what a key can learn of itself, `usage` for
+	// what its tenant used and has left, or `leaks` for the messages of
+	// secret-scanning programmes, which need no key.
 	Kind string `json:"kind"`
 
 	// The path it is served at, without a slash at the end. Requests that are not
@@ -37,7 +38,7 @@ type API struct {
 	Base string `json:"base"`
 
 	// A key needs one of these permissions. Default: none, if the app has no
-	// permissions configured; else each action must have some.
+	// permissions configured; else keys and usage must have some for each action.
 	Require []string `json:"require,omitempty"`
 
 	// A key needs one of these for an action, in place of Require: `create`,
@@ -63,7 +64,7 @@ func (*API) CaddyModule() caddy.ModuleInfo {
 
 const kindLeaks = "leaks"
 
-var apiKinds = []string{mgmt.DeskKeys, mgmt.DeskMe, kindLeaks}
+var apiKinds = []string{mgmt.DeskKeys, mgmt.DeskMe, mgmt.DeskUsage, kindLeaks}
 
 // apiActions are what a key can be required to have a permission for.
 var apiActions = []string{"create", "list", "get", "update", "rotate", "revoke"}
@@ -96,6 +97,9 @@ func (a *API) Provision(ctx caddy.Context) error {
 	}
 	app := a.Gate.app
 	require := a.requirements()
+	if a.Kind == mgmt.DeskUsage {
+		app.atStart = append(app.atStart, app.checkCounted)
+	}
 	// A gate's API description may bring permissions, whichever handler is first.
 	app.atStart = append(app.atStart, func() error { return a.checkRequirements(app.permissions, require) })
 	words, err := app.dialect(a.Gate.Dialect)
@@ -105,6 +109,7 @@ func (a *API) Provision(ctx caddy.Context) error {
 	a.desk = mgmt.NewDesk(mgmt.DeskOptions{
 		Kind: a.Kind, Registrar: app.activeRegistrar, Dialect: words, Base: a.Base, Require: require, Params: a.queryKeys(),
 		CallerFrom: callerFrom, Holds: app.holds, Use: app.lastUse, LastRefusal: app.lastRefusal,
+		Account: app.account, Recorder: app.recorder,
 		OnInternal: func(r *http.Request, err error) {
 			a.logger.Error("management request failed", zap.String("method", r.Method), zap.String("path", app.keys.Redact(r.URL.Path)), zap.Error(err))
 		},
@@ -133,8 +138,11 @@ func (a *API) check() error {
 // requirements returns the permissions of each action.
 func (a *API) requirements() map[string][]string {
 	actions := apiActions
-	if a.Kind == mgmt.DeskMe {
+	switch a.Kind {
+	case mgmt.DeskMe:
 		actions = []string{"me"}
+	case mgmt.DeskUsage:
+		actions = []string{"usage", "credits"}
 	}
 	require := make(map[string][]string, len(actions))
 	for _, action := range actions {
@@ -153,6 +161,9 @@ func (a *API) checkRequirements(ps *access.Permissions, require map[string][]str
 		if a.Kind == mgmt.DeskKeys && len(require[action]) == 0 && ps.Configured() {
 			return fmt.Errorf("permissions are configured, so keytoll_api keys must say which %s needs: add `require <permission>` or `require %[1]s <permission>`", action)
 		}
+	}
+	if a.Kind == mgmt.DeskUsage && len(a.Require) == 0 && ps.Configured() {
+		return errors.New("permissions are configured, so keytoll_api usage must say which a key needs: add `require <permission>`")
 	}
 	for _, needs := range require {
 		if err := checkPermissions(ps, needs); err != nil {

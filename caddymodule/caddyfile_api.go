@@ -24,7 +24,7 @@ var apiGateOptions = []string{"key_from", "limit", "rate_headers", "allow_http",
 // parseAPI reads the API by which the holder of a key manages his own tenant's.
 // Requests that are not below the base go on to the next directive.
 //
-//	keytoll_api [<matcher>] <keys|me|leaks> {
+//	keytoll_api [<matcher>] <keys|me|usage|leaks> {
 //		base <path>                              # as the product documents it
 //		require <permission...>                  # a key needs one of these
 //		require <action> <permission...>         # for one of: create list get update rotate revoke
@@ -36,7 +36,7 @@ func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next()
 	a := new(API)
 	if !h.AllArgs(&a.Kind) || !slices.Contains(apiKinds, a.Kind) {
-		return nil, h.Err("keytoll_api needs what it serves: keys, me or leaks")
+		return nil, h.Err("keytoll_api needs what it serves: keys, me, usage or leaks")
 	}
 	once := make(map[string]bool)
 	for h.NextBlock(0) {

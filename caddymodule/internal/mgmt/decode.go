@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
 )
 
 // Bounds of a request body.
@@ -57,6 +59,7 @@ func unmarshal(body []byte, v any) error {
 		return badRequest("", "the body is not valid UTF-8")
 	}
 	s := scanner{dec: json.NewDecoder(bytes.NewReader(body))}
+	s.dec.UseNumber()
 	_, s.update = v.(update)
 	if err := s.document(reflect.TypeOf(v)); err != nil {
 		if e, ok := errors.AsType[*Error](err); ok {
@@ -106,6 +109,12 @@ func (s *scanner) value(path string, t reflect.Type) error {
 	tok, err := s.dec.Token()
 	if err != nil {
 		return err
+	}
+	if bare(t) == reflect.TypeFor[access.Credits]() {
+		n, _ := tok.(json.Number)
+		if _, err := access.ParseCredits(n.String()); err != nil {
+			return badRequest(path, "%s: %s", path, err)
+		}
 	}
 	switch tok := tok.(type) {
 	case json.Delim:

@@ -8,6 +8,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	"github.com/keytoll/keytoll/caddymodule/internal/usage"
 )
 
 // The kinds of a Desk.
@@ -25,7 +26,7 @@ type Caller struct {
 
 // DeskOptions is what a Desk works with.
 type DeskOptions struct {
-	// Kind is DeskKeys or DeskMe. Required.
+	// Kind is DeskKeys, DeskMe or DeskUsage. Required.
 	Kind string
 	// Base is the path that the routes are under, such as /v1/api-keys. Required.
 	Base string
@@ -48,6 +49,11 @@ type DeskOptions struct {
 	// LastRefusal returns why and in which unix second a key was refused last, 0
 	// for never known; nil is never.
 	LastRefusal func(access.KeyID) (access.Reason, int64)
+	// Account returns what was counted for the caller's tenant; nil is nothing.
+	Account func(tenant string) (Account, error)
+	// Recorder returns what counts requests, or the reason why nothing does.
+	// Required for DeskUsage.
+	Recorder func() (*usage.Recorder, error)
 	// Params are query parameters that are left alone, such as one that holds the
 	// key.
 	Params []string
@@ -58,8 +64,8 @@ type DeskOptions struct {
 	Now func() time.Time
 }
 
-// Desk serves the tenant's door: the keys of the caller's own tenant, in the
-// words of a dialect. It may be used by many requests at once.
+// Desk serves the tenant's door: the keys and the usage of the caller's own
+// tenant, in the words of a dialect. It may be used by many requests at once.
 type Desk struct{ o DeskOptions }
 
 // NewDesk returns a Desk.
@@ -126,7 +132,9 @@ func (v *visit) serve() {
 		return
 	}
 	v.desk = reg.Desk(v.caller.Key, access.Actor{Kind: access.ActorKey, Key: v.caller.Key.String(), Address: v.caller.Address})
-	err = v.readPlan()
+	if v.o.Kind != DeskUsage {
+		err = v.readPlan()
+	}
 	if err == nil {
 		err = routesOfDesk[v.action](v)
 	}
@@ -147,4 +155,6 @@ var routesOfDesk = map[string]func(*visit) error{
 	dialect.Rotate: (*visit).rotate,
 	dialect.Revoke: (*visit).revoke,
 	dialect.Me:     (*visit).me,
+	actUsage:       (*visit).usage,
+	actCredits:     (*visit).credits,
 }

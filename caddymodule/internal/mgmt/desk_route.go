@@ -30,6 +30,10 @@ func (d *Desk) find(u *url.URL) (actions map[string]string, id access.KeyID, ok 
 	if d.o.Kind == DeskMe {
 		return onMe, id, rest == "" || rest == "/"
 	}
+	if d.o.Kind == DeskUsage {
+		actions, ok = findUsage(rest)
+		return actions, id, ok
+	}
 	if rest == "" || rest == "/" {
 		return onAll, id, true
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	"github.com/keytoll/keytoll/caddymodule/internal/usage"
 )
 
 // Handler serves the operator door. It may be used by many requests at once.
@@ -27,6 +28,11 @@ type Handler struct {
 	// Installation returns the name of the installation, by which an export says
 	// whose digests it holds; "" while there is none. Nil is always "".
 	Installation func() string
+	// Account returns what was counted for a tenant that exists. Nil: nothing is.
+	Account func(tenant string) (Account, error)
+	// Usage returns what counts requests, or the reason why nothing does, which is
+	// shown if it is a *registrar.Error. Nil: nothing does.
+	Usage func() (*usage.Recorder, error)
 
 	registrar func() (*registrar.Registrar, error)
 	status    func() any
@@ -42,6 +48,7 @@ func NewHandler(reg func() (*registrar.Registrar, error), status func() any) *Ha
 	h.route("/status", methods{"GET": serveJSON(h, http.StatusOK, showStatus)})
 	h.routeTenants()
 	h.routeKeys()
+	h.routeMetering()
 	h.route("/audit", methods{"GET": serveJSON(h, http.StatusOK, listAudit)})
 	h.route("/audit/verify", methods{"GET": serveJSON(h, http.StatusOK, verifyAudit)})
 	h.route("/backup", methods{"GET": http.HandlerFunc(h.backup)})

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -76,16 +77,30 @@ func seconds(field string, n *int64) (time.Duration, error) {
 
 // parseGrace reads a time such as 24h, 7d or 0, in whole seconds.
 func parseGrace(s string) (time.Duration, error) {
+	d, ok := parseDuration(s)
+	if !ok || d < 0 {
+		return 0, badRequest("grace", "grace %q: want whole seconds, such as 24h, 7d or 0", clip(s))
+	}
+	return d, nil
+}
+
+// parseSpan reads a time such as 24h or 7d, in whole seconds and more than none.
+func parseSpan(field, s string) (time.Duration, error) {
+	d, ok := parseDuration(s)
+	if !ok || d <= 0 {
+		return 0, badRequest(field, "%s %q: want whole seconds, such as 12h or 7d", field, clip(s))
+	}
+	return d, nil
+}
+
+func parseDuration(s string) (time.Duration, bool) {
 	d, err := time.ParseDuration(s)
 	if days, ok := strings.CutSuffix(s, "d"); ok {
 		var n uint64
 		n, err = strconv.ParseUint(days, 10, 16)
 		d = time.Duration(n) * 24 * time.Hour
 	}
-	if err != nil || d < 0 || d%time.Second != 0 {
-		return 0, badRequest("grace", "grace %q: want whole seconds, such as 24h, 7d or 0", clip(s))
-	}
-	return d, nil
+	return d, err == nil && d%time.Second == 0
 }
 
 func parseStatus(s *string) (*access.Status, error) {
@@ -99,25 +114,11 @@ func parseStatus(s *string) (*access.Status, error) {
 	return &status, nil
 }
 
-// query reads limit, cursor and the given parameters, and refuses others: a
-// filter with a slip in its name must not list everything.
+// query reads limit, cursor and the given parameters, and refuses others.
 func (c *call) query(names ...string) (map[string]string, int, error) {
-	values, err := url.ParseQuery(c.URL.RawQuery)
+	q, err := c.parameters(append(names, "limit", "cursor")...)
 	if err != nil {
-		return nil, 0, badRequest("", "the query is not well formed")
-	}
-	q := map[string]string{"limit": "", "cursor": ""}
-	for _, n := range names {
-		q[n] = ""
-	}
-	for n, v := range values {
-		if _, ok := q[n]; !ok {
-			return nil, 0, badRequest(clip(n), "there is no parameter %q here", clip(n))
-		}
-		if len(v) != 1 || v[0] == "" {
-			return nil, 0, badRequest(n, "the parameter %s wants one value", n)
-		}
-		q[n] = v[0]
+		return nil, 0, err
 	}
 	if q["limit"] == "" {
 		return q, 0, nil
@@ -127,6 +128,26 @@ func (c *call) query(names ...string) (map[string]string, int, error) {
 		return nil, 0, badRequest("limit", "limit %q: want 1 to %d", clip(q["limit"]), registrar.MaxLimit)
 	}
 	return q, limit, nil
+}
+
+// parameters reads the given parameters of the query, and refuses others: a
+// filter with a slip in its name must not list everything.
+func (c *call) parameters(names ...string) (map[string]string, error) {
+	values, err := url.ParseQuery(c.URL.RawQuery)
+	if err != nil {
+		return nil, badRequest("", "the query is not well formed")
+	}
+	q := map[string]string{}
+	for n, v := range values {
+		if !slices.Contains(names, n) {
+			return nil, badRequest(clip(n), "there is no parameter %q here", clip(n))
+		}
+		if len(v) != 1 || v[0] == "" {
+			return nil, badRequest(n, "the parameter %s wants one value", n)
+		}
+		q[n] = v[0]
+	}
+	return q, nil
 }
 
 // link names the next page in the header, as RFC 8288 has it.

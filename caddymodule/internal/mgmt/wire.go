@@ -26,6 +26,7 @@ type Tenant struct {
 	// Permissions bound those of the tenant's keys; null: there is no bound.
 	Permissions []string          `json:"permissions"`
 	Metadata    map[string]string `json:"metadata"`
+	Override    *Override         `json:"override"` // null: all is as the plan has it
 	CreatedAt   time.Time         `json:"created_at"`
 }
 
@@ -65,6 +66,7 @@ func ShowTenant(t *access.Tenant) Tenant {
 		Status:      t.Status.String(),
 		Permissions: t.Permissions,
 		Metadata:    filled(t.Metadata),
+		Override:    ShowOverride(t.Override),
 		CreatedAt:   t.CreatedAt.UTC(),
 	}
 }

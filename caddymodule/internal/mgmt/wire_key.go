@@ -22,6 +22,7 @@ type Key struct {
 	Permissions       []string          `json:"permissions"`
 	Addresses         []string          `json:"addresses"` // networks; none is anywhere
 	Metadata          map[string]string `json:"metadata"`
+	Override          *Override         `json:"override"` // null: all is as the plan has it
 	CreatedAt         time.Time         `json:"created_at"`
 	ExpiresAt         *time.Time        `json:"expires_at"`          // null: never
 	RotatedAt         *time.Time        `json:"rotated_at"`          // null: the first secret is the present one
@@ -118,6 +119,7 @@ func ShowKey(k *access.Key) Key {
 		Permissions: append([]string{}, k.Permissions()...),
 		Addresses:   []string{},
 		Metadata:    filled(k.Metadata),
+		Override:    ShowOverride(k.Override),
 		CreatedAt:   k.CreatedAt.UTC(),
 		ExpiresAt:   unix(k.Expires),
 		RotatedAt:   present(k.RotatedAt),
