@@ -40,8 +40,10 @@ func keytollCommand(root *cobra.Command) {
   $ caddy keytoll keys list --tenant acme
   $ caddy keytoll keys rotate key_4fKq0ZbW81TnXyUc --grace 24h
   $ caddy keytoll keys revoke key_4fKq0ZbW81TnXyUc
+  $ caddy keytoll credits grant acme 500 --expires-in 90d
+  $ caddy keytoll usage --tenant acme --since 7d
   $ caddy keytoll backup keytoll-backup.db`
-	group(root, initCommand(), statusCommand(), tenantsCommand(), keysCommand(), auditCommand(),
+	group(root, initCommand(), statusCommand(), tenantsCommand(), keysCommand(), creditsCommand(), usageCommand(), auditCommand(),
 		backupCommand(), restoreCommand(), checkCommand(), compactCommand(), exportCommand(), importCommand(),
 		file(conformanceCommand()))
 }
@@ -71,7 +73,7 @@ func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 // several is any number of arguments, for leaf.
 const several = -1
 
-// leaf makes a command that runs. It takes no argument, one, or several.
+// leaf makes a command that runs. It takes none to two arguments, or several.
 func leaf(use, short, example string, arguments int, run func(*session, []string) error) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: cobra.ArbitraryArgs,
 		ValidArgsFunction: cobra.NoFileCompletions}
@@ -79,7 +81,7 @@ func leaf(use, short, example string, arguments int, run func(*session, []string
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if arguments != several && len(args) != arguments {
-			e := usage("%s takes %s, not %d", cmd.CommandPath(), [...]string{"no argument", "1 argument"}[arguments], len(args))
+			e := usage("%s takes %s, not %d", cmd.CommandPath(), [...]string{"no argument", "1 argument", "2 arguments"}[arguments], len(args))
 			e.hints = []string{cmd.CommandPath() + " --help"}
 			return finish(cmd, e)
 		}

@@ -172,8 +172,9 @@ func (s *session) printTenant(t mgmt.Tenant) error {
 	if s.json() {
 		return s.printJSON(t)
 	}
-	return s.printRows(row{"id", t.ID}, row{"name", t.Name}, row{"plan", t.Plan}, row{"status", t.Status},
-		row{"permissions", boundText(t.Permissions)}, row{"metadata", pairs(t.Metadata)}, row{"created", stamp(&t.CreatedAt)})
+	return s.printRows(row{"id", t.ID}, row{"name", t.Name}, row{"plan", t.Plan}, row{"override", overrideText(t.Override)},
+		row{"status", t.Status}, row{"permissions", boundText(t.Permissions)}, row{"metadata", pairs(t.Metadata)},
+		row{"created", stamp(&t.CreatedAt)})
 }
 
 func (s *session) printKey(k mgmt.Key) error {
@@ -182,7 +183,7 @@ func (s *session) printKey(k mgmt.Key) error {
 	}
 	rows := []row{{"id", k.ID}, {"tenant", k.Tenant}, {"name", k.Name}, {"description", k.Description}, {"prefix", k.Prefix},
 		{"environment", k.Environment}, {"status", statusText(k)}, {"rate", rateText(k.Rate)},
-		{"permissions", strings.Join(k.Permissions, ", ")}, {"addresses", strings.Join(k.Addresses, ", ")},
+		{"override", overrideText(k.Override)}, {"permissions", strings.Join(k.Permissions, ", ")}, {"addresses", strings.Join(k.Addresses, ", ")},
 		{"metadata", pairs(k.Metadata)}, {"created", stamp(&k.CreatedAt)}, {"expires", stamp(k.ExpiresAt)},
 		{"rotated", stamp(k.RotatedAt)}}
 	if k.PreviousExpiresAt != nil {

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -58,52 +59,75 @@ func createTenant(s *session, args []string) error {
 }
 
 func tenantsUpdateCommand() *cobra.Command {
-	cmd := remote(leaf("update <id> [--name <text>] [--plan <plan>] [--permissions <list>|--any-permission] [--metadata <k=v>] [--json]",
+	cmd := remote(leaf("update <id> [--name <text>] [--plan <plan>] [--permissions <list>|--any-permission] [--metadata <k=v>] [--credits <n>] [--rate <n/window>] [--until <when>] [--json]",
 		"Changes a tenant and what its keys may do, from the next request on", `  $ caddy keytoll tenants update acme --plan pro
   $ caddy keytoll tenants update acme --permissions read
-  $ caddy keytoll tenants update acme --any-permission --name "Acme, Inc."`, 1, updateTenant))
+  $ caddy keytoll tenants update acme --any-permission --name "Acme, Inc."
+  $ caddy keytoll tenants update acme --credits 5000 --rate 2000/1m --until 7d
+  $ caddy keytoll tenants update acme --no-override`, 1, updateTenant))
 	cmd.Long = `Changes a tenant and what its keys may do, from the next request on. What no flag
 names stays as it is. --permissions and --metadata replace all that was there; an
 empty one takes all away: with --permissions "" the tenant's keys may do nothing.
---plan "" is the default plan.`
+--plan "" is the default plan.
+` + overrideHelp
 	cmd.Flags().String("name", "", "Name for people")
 	cmd.Flags().String("plan", "", "Plan of the configuration")
 	cmd.Flags().StringSlice("permissions", nil, "All that keys of the tenant may hold, separated by commas")
 	cmd.Flags().Bool("any-permission", false, "Keys of the tenant may hold any permission that the plan allows")
 	cmd.Flags().StringArray("metadata", nil, "Value of your own, as key=value; may be repeated")
+	cmd.Flags().String("rate", "", "Requests per window of each key, such as 100/1m, in place of the plan's")
+	cmd.Flags().String("burst", "", "Requests at once (default: as many as the rate's; needs --rate)")
+	cmd.Flags().String("max-keys", "", "Keys that the tenant may have, in place of the plan's")
+	overrideFlags(cmd.Flags())
 	return complete(cmd, nil)
 }
 
 func updateTenant(s *session, args []string) error {
-	req := mgmt.UpdateTenant{Name: s.optional("name"), Plan: s.optional("plan")}
-	bound := s.optionalList("permissions")
-	switch {
-	case bound != nil && s.is("any-permission"):
-		return usage("give --permissions or --any-permission, not both")
-	case bound != nil:
-		req.Permissions = mgmt.Value(*bound)
-	case s.is("any-permission"):
-		req.Permissions = mgmt.Null[[]string]()
-	}
-	metadata, err := s.metadata()
-	if err != nil {
+	now := time.Now()
+	req, err := s.tenantUpdate()
+	if err := errorsOf(err, s.overrideParts(new(mgmt.Override), true, now)); err != nil {
 		return err
 	}
-	if metadata != nil {
-		req.Metadata = &metadata
-	}
-	if req == (mgmt.UpdateTenant{}) {
+	if req == (mgmt.UpdateTenant{}) && !s.overridden(true) {
 		return usage("tenants update needs a flag that says what to change")
 	}
 	c, err := s.client()
 	if err != nil {
 		return err
 	}
-	t, err := c.UpdateTenant(args[0], req)
+	id := args[0]
+	a := amendment[mgmt.Tenant]{what: "tenant", rated: true,
+		show:     func() (mgmt.Tenant, error) { return c.Tenant(id) },
+		override: func(t mgmt.Tenant) *mgmt.Override { return t.Override },
+		set:      func(o mgmt.Override) (mgmt.Tenant, error) { return c.SetTenantOverride(id, o) },
+		drop:     func() (mgmt.Tenant, error) { return c.DropTenantOverride(id) }}
+	if req != (mgmt.UpdateTenant{}) {
+		a.update = func() (mgmt.Tenant, error) { return c.UpdateTenant(id, req) }
+	}
+	t, err := a.do(s, now)
 	if err != nil {
 		return err
 	}
 	return s.printTenant(t)
+}
+
+// tenantUpdate reads the flags of a change, but for those of the override.
+func (s *session) tenantUpdate() (mgmt.UpdateTenant, error) {
+	req := mgmt.UpdateTenant{Name: s.optional("name"), Plan: s.optional("plan")}
+	bound := s.optionalList("permissions")
+	switch {
+	case bound != nil && s.is("any-permission"):
+		return req, usage("give --permissions or --any-permission, not both")
+	case bound != nil:
+		req.Permissions = mgmt.Value(*bound)
+	case s.is("any-permission"):
+		req.Permissions = mgmt.Null[[]string]()
+	}
+	metadata, err := s.metadata()
+	if metadata != nil {
+		req.Metadata = &metadata
+	}
+	return req, err
 }
 
 func tenantsListCommand() *cobra.Command {

@@ -9,30 +9,37 @@ import (
 )
 
 func keysUpdateCommand() *cobra.Command {
-	cmd := remote(leaf("update <id> [--name <text>] [--permissions <list>] [--expires <when>|--never] [--rate <n/window>|--plan-rate] [--json]",
+	cmd := remote(leaf("update <id> [--name <text>] [--permissions <list>] [--expires <when>|--never] [--rate <n/window>|--plan-rate] [--credits <n>] [--until <when>] [--json]",
 		"Changes a key, from the next request on", `  $ caddy keytoll keys update key_4fKq0ZbW81TnXyUc --name "build server" --permissions read
   $ caddy keytoll keys update key_4fKq0ZbW81TnXyUc --never --plan-rate
   $ caddy keytoll keys update key_4fKq0ZbW81TnXyUc --allow-from ""
+  $ caddy keytoll keys update key_4fKq0ZbW81TnXyUc --credits 50 --concurrent 2
+  $ caddy keytoll keys update key_4fKq0ZbW81TnXyUc --rate 1000/1m --until 7d
   $ caddy keytoll keys update key_4fKq0ZbW81TnXyUc --disable`, 1, updateKey))
 	cmd.Long = `Changes a key, from the next request on. What no flag names stays as it is.
 
 The flags --permissions, --allow-from and --metadata replace all that was there; an
-empty one, such as --allow-from "", takes all away.`
+empty one, such as --allow-from "", takes all away.
+` + overrideHelp + ` A rate
+that is given together with --until is part of the override, and else the key's own.`
 	f := cmd.Flags()
 	keyFlags(f)
 	f.Bool("never", false, "The key does not expire any more")
 	f.Bool("plan-rate", false, "The plan's rates hold again")
 	f.Bool("disable", false, "Refuse the key until it is enabled")
 	f.Bool("enable", false, "Let a disabled key in again")
+	overrideFlags(f)
 	return complete(cmd, nil)
 }
 
 func updateKey(s *session, args []string) error {
-	req, err := s.keyUpdate(time.Now())
-	if err != nil {
+	now := time.Now()
+	rated := s.given("until") // a rate for a time is part of the override
+	req, err := s.keyUpdate(now)
+	if err := errorsOf(err, s.overrideParts(new(mgmt.Override), rated, now)); err != nil {
 		return err
 	}
-	if req == (mgmt.UpdateKey{}) {
+	if req == (mgmt.UpdateKey{}) && !s.overridden(rated) {
 		return usage("keys update needs a flag that says what to change")
 	}
 	if err := checkKeyID(args[0]); err != nil {
@@ -42,7 +49,16 @@ func updateKey(s *session, args []string) error {
 	if err != nil {
 		return err
 	}
-	k, err := c.UpdateKey(args[0], req)
+	id := args[0]
+	a := amendment[mgmt.Key]{what: "key", rated: rated,
+		show:     func() (mgmt.Key, error) { return c.Key(id) },
+		override: func(k mgmt.Key) *mgmt.Override { return k.Override },
+		set:      func(o mgmt.Override) (mgmt.Key, error) { return c.SetKeyOverride(id, o) },
+		drop:     func() (mgmt.Key, error) { return c.DropKeyOverride(id) }}
+	if req != (mgmt.UpdateKey{}) {
+		a.update = func() (mgmt.Key, error) { return c.UpdateKey(id, req) }
+	}
+	k, err := a.do(s, now)
 	if err != nil {
 		return err
 	}
@@ -111,6 +127,7 @@ func (s *session) updateRate(req *mgmt.UpdateKey) error {
 		return err
 	case rate != nil && s.is("plan-rate"):
 		return usage("give --plan-rate or --rate, not both")
+	case rate != nil && s.given("until"): // it is the override's
 	case rate != nil:
 		req.Rate = mgmt.Value(*rate)
 	case s.is("plan-rate"):
