@@ -45,10 +45,12 @@ type bill struct {
 	route    string
 	flights  [maxFlights]engine.Flight
 	nflights int
-	observed bool // something observed would have refused it
-	upgrade  bool // it asks for another protocol
-	admitted bool // it counts as under way
-	sold     bool // credits were charged
+	observed bool            // something observed would have refused it
+	upgrade  bool            // the API is asked for another protocol
+	gone     bool            // the client went before the answer
+	ctx      context.Context // of the request, once it is let in
+	admitted bool            // it counts as under way
+	sold     bool            // credits were charged
 	in, out  int64
 	status   int
 	id       string // X-Request-Id
@@ -58,7 +60,7 @@ type bill struct {
 // a reason in c, and the bill in any case.
 func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill {
 	m := h.app.metering
-	b := &bill{h: h, m: m, e: e, terms: h.app.termsOf(m, c.Tenant, h.app.unix(e, c)), upgrade: len(r.Header["Upgrade"]) > 0}
+	b := &bill{h: h, m: m, e: e, terms: h.app.termsOf(m, c.Tenant, h.app.unix(e, c))}
 	if c.Reason != access.Allowed {
 		return b
 	}

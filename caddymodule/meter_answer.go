@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 )
@@ -37,8 +38,15 @@ func (b *bill) identify(r *http.Request) {
 	}
 }
 
-// watch counts the bytes of a request's body of unknown length.
+// statusClientGone is what Caddy's proxy writes for a client that has gone.
+const statusClientGone = 499
+
+// watch notes what the API is asked, which is after the request was cleaned, and
+// counts the bytes of a body of unknown length.
 func (b *bill) watch(r *http.Request) {
+	b.ctx = r.Context()
+	_, tunnel := r.Header[":protocol"]
+	b.upgrade = tunnel || len(r.Header["Upgrade"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade")
 	if r.ContentLength < 0 && r.Body != nil && r.Body != http.NoBody {
 		r.Body = &countedBody{r.Body, b}
 	}
@@ -60,6 +68,7 @@ func (c *countedBody) Read(p []byte) (int, error) {
 // begin takes the cost out of the final headers and sets ours.
 func (b *bill) begin(h http.Header, status int) {
 	b.status = status
+	b.gone = status == statusClientGone && b.ctx.Err() != nil
 	if name := b.h.meter.header; name != "" {
 		b.tell(h, name)
 		removeToken(h, "Trailer", name)
@@ -94,6 +103,7 @@ func (b *bill) headers(h http.Header, open bool) {
 	}
 	if open {
 		back := b.price - b.cost()
+		back -= min(max(back, 0), balance.Overage) // which pays the debt first
 		balance.Remaining = min(max(balance.Remaining+back, 0), balance.Limit)
 		balance.Used = balance.Limit - balance.Remaining
 	}
@@ -129,7 +139,9 @@ func removeToken(h http.Header, header, name string) {
 func (b *bill) cost() access.Credits {
 	class := b.status / 100
 	switch {
-	case class < 1 || class > 5 || !b.h.meter.status[class] || b.upgrade && b.status != http.StatusSwitchingProtocols:
+	case class < 1 || class > 5 || !b.h.meter.status[class] || b.gone:
+		return 0
+	case b.upgrade && b.status >= http.StatusMultipleChoices: // refused; an API that ignores the wish has been used
 		return 0
 	case b.told:
 		return b.final
@@ -140,5 +152,8 @@ func (b *bill) cost() access.Credits {
 // settle ends the bill, also when the request ended in a panic.
 func (x *exchange) settle() {
 	x.bill.end(x.Header())
+	if !x.done { // an error page will tell the client
+		x.bill.headers(x.Header(), true)
+	}
 	x.bill.finish(&x.Call)
 }
