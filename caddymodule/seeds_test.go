@@ -85,6 +85,24 @@ func (k *seedKeys) plan(tenant, plan string) {
 	}
 }
 
+// grant gives a tenant credits once.
+func (k *seedKeys) grant(tenant string, credits int64) {
+	k.g.t.Helper()
+	req := registrar.GrantRequest{Amount: access.Credits(credits) * access.Credit, Note: "signed up"}
+	if _, err := k.g.registrar().GrantCredits(context.Background(), tenant, req); err != nil {
+		k.g.t.Fatal(err)
+	}
+}
+
+// credits gives a tenant other credits of each period than its plan has.
+func (k *seedKeys) credits(tenant string, credits int64) {
+	k.g.t.Helper()
+	o := &access.Override{Credits: access.Credits(credits) * access.Credit}
+	if _, err := k.g.registrar().SetTenantOverride(context.Background(), tenant, o); err != nil {
+		k.g.t.Fatal(err)
+	}
+}
+
 // conform runs the document's file with the variables that it has and fails
 // on each difference.
 func (k *seedKeys) conform(t *testing.T, name string) {
@@ -155,6 +173,9 @@ func TestSeedS2AudioPod(t *testing.T) {
 	k.plan("acme", "free") // a plan bounds keys that have more
 	k.add("pro_key", "paying", registrar.CreateKeyRequest{Name: "Production App", Permissions: all})
 	k.add("enterprise_key", "large", registrar.CreateKeyRequest{Name: "Production App", Permissions: all, Rate: perMinute(5000)})
+	k.add("new_user_key", "new", registrar.CreateKeyRequest{Name: "Development"})
+	k.grant("new", 5)
+	k.credits("large", 20_000)
 	k.conform(t, "S2")
 }
 
@@ -170,6 +191,8 @@ func TestSeedS4PersonaLabs(t *testing.T) {
 	k := newSeedKeys(newSeed(t, "S4"))
 	k.add("key", "acme", registrar.CreateKeyRequest{Name: "First"})
 	k.add("flood_key", "acme", registrar.CreateKeyRequest{Name: "Flood"})
+	k.plan("studio", "studio")
+	k.add("studio_key", "studio", registrar.CreateKeyRequest{Name: "First"})
 	k.conform(t, "S4")
 }
 
