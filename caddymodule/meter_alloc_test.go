@@ -1,0 +1,56 @@
+package caddymodule
+
+import (
+	"net/http"
+	"testing"
+)
+
+const allocMeter = `"plans":{"p":{"rates":[{"requests":1000000,"window":"1s"}],"credits":{"amount":1000000000,"period":"month"}}},"default_plan":"p","throttle_failures":{"off":true}`
+
+// Charging a request costs one allocation, and counting it none.
+func TestChargingAllocatesOnce(t *testing.T) {
+	allocs := func(app, site string) float64 {
+		b := newBareGate(t, t.TempDir(), app, site)
+		b.start()
+		r := b.request(b.fill(1, 1)[0])
+		values := r.Header["Authorization"]
+		w := nullWriter{http.Header{}}
+		return testing.AllocsPerRun(2000, func() {
+			clear(w.header)
+			r.Header["Authorization"] = values
+			if err := b.handler.ServeHTTP(w, r, nextOK); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	plain := allocs(allocThrottleOff+`,"plans":{"p":{"rates":[{"requests":1000000,"window":"1s"}]}},"default_plan":"p"`, "")
+	metered := allocs(allocMeter, `"charges":[{"credits":1}],"usage_headers":"off"`)
+	if metered > plain+1 && !allocRace {
+		t.Errorf("%v allocations, %v without metering", metered, plain)
+	}
+}
+
+// BenchmarkCharge is an admitted request with and without a price.
+func BenchmarkCharge(b *testing.B) {
+	for name, conf := range map[string][2]string{
+		"plain":   {allocThrottleOff + `,"plans":{"p":{"rates":[{"requests":1000000,"window":"1s"}]}},"default_plan":"p"`, ""},
+		"metered": {allocMeter, `"charges":[{"credits":1}],"usage_headers":"off"`},
+		"headers": {allocMeter, `"charges":[{"credits":1}],"usage_headers":"on"`},
+	} {
+		b.Run(name, func(b *testing.B) {
+			g := newBareGate(b, b.TempDir(), conf[0], conf[1])
+			g.start()
+			r := g.request(g.fill(1, 1)[0])
+			values := r.Header["Authorization"]
+			w := nullWriter{http.Header{}}
+			b.ReportAllocs()
+			for b.Loop() {
+				clear(w.header)
+				r.Header["Authorization"] = values
+				if err := g.handler.ServeHTTP(w, r, nextOK); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
