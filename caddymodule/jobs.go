@@ -40,22 +40,36 @@ func (a *App) startJobs(e *engine.Engine, reg *registrar.Registrar) *jobs {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	j := &jobs{cancel, make(chan struct{})}
+	stopExport := a.startExport(a.metering)
 	go func() {
 		defer close(j.done)
-		tick := time.NewTicker(sweepEvery)
-		defer tick.Stop()
-		for {
+		defer stopExport()
+		a.tick(ctx, reg)
+	}()
+	return j
+}
+
+// tick does what is due each minute and each hour, until ctx ends.
+func (a *App) tick(ctx context.Context, reg *registrar.Registrar) {
+	hour, minute := time.NewTicker(sweepEvery), time.NewTicker(time.Minute)
+	defer hour.Stop()
+	defer minute.Stop()
+	for sweep := true; ; {
+		if sweep {
 			if err := reg.Sweep(ctx); err != nil && ctx.Err() == nil {
 				_ = a.logged("sweeping", err)
 			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return
-			}
 		}
-	}()
-	return j
+		select {
+		case <-hour.C:
+			sweep = true
+		case <-minute.C:
+			sweep = false
+			a.watchCredits(a.metering)
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // bySystem says that keytoll itself makes a change, for the audit trail.
