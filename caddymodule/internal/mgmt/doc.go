@@ -10,8 +10,11 @@
 // same link stands in the Link header. A page may be short or empty and have a
 // next one. Exports and imports are one JSON object a line; see Line.
 //
-// Desk is the tenant's, for the keys of the caller's own tenant, in the words
-// of a dialect. Of a key id that is another tenant's, nobody's, or no id at
+// Amounts of credits are numbers with up to six decimals. Usage is JSON or CSV;
+// times of usage are widened to whole steps.
+//
+// Desk is the tenant's, for the keys and the usage of the caller's own tenant, in
+// the words of a dialect. Of a key id that is another tenant's, nobody's, or no id at
 // all, it says the same, byte for byte.
 //
 // No answer of either may be cached.
