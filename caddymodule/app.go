@@ -104,10 +104,10 @@ type App struct {
 	permissions *access.Permissions // set for good once all handlers are provisioned
 	compiled    map[string]*dialect.Compiled
 	metering    *engine.Metering // nil if no gate has a meter
-	keyTerms    sync.Map         // *keyTerms by key id
-	troubled    atomic.Int64     // unix second of the last trouble with metering that was logged
-	metersUsed  bool             // some gate has a meter
-	atStart     []func() error   // checks for when all handlers are provisioned
+	keyTerms    keyTermsCache
+	troubled    atomic.Int64   // unix second of the last trouble with metering that was logged
+	metersUsed  bool           // some gate has a meter
+	atStart     []func() error // checks for when all handlers are provisioned
 
 	mu        sync.Mutex // guards opened and closed
 	opened    chan struct{}

@@ -72,20 +72,26 @@ func newExchange(h *Handler, e *engine.Engine, c *gate.Call) *exchange {
 // forward cleans the request, tells the upstream whose it is, and passes it on.
 func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, b *bill, next caddyhttp.Handler) error {
 	x := newExchange(h, e, c)
-	x.draft = h.headers.draftFields(e, c, asks)
 	x.ResponseWriter = w
+	if b != nil {
+		x.bill = b
+		defer x.settle() // also if anything below panics
+		b.observe(e, r, c)
+	}
+	x.draft = h.headers.draftFields(e, c, asks)
 	x.attach(r)
 	h.cleaner.Cleanse(r)
 	if x.Record != nil {
 		x.identify(r)
 	}
 	if b != nil {
-		x.bill = b
 		b.identify(r)
 		b.watch(r)
-		defer x.settle()
 	}
 	err := x.pass(r, next)
+	if b != nil && !x.done && x.conn.Load() == nil {
+		x.unwritten(err)
+	}
 	if err == nil || x.done {
 		return err
 	}
@@ -178,6 +184,8 @@ func (x *exchange) WriteHeader(status int) {
 		if x.Sunset != 0 {
 			setEnd(x.Header(), &x.Call)
 		}
+	} else if !x.done && x.bill != nil && x.h.meter.header != "" {
+		delete(x.Header(), x.h.meter.header) // an informational answer has no say
 	}
 	x.ResponseWriter.WriteHeader(status)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -51,7 +52,8 @@ type bill struct {
 	ctx      context.Context // of the request, once it is let in
 	admitted bool            // it counts as under way
 	sold     bool            // credits were charged
-	in, out  int64
+	in       atomic.Int64    // read of the body, which the proxy may do still when the answer is over
+	out      int64
 	status   int
 	id       string // X-Request-Id
 }
@@ -73,7 +75,6 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill 
 	}
 	if reason == access.Allowed {
 		b.start()
-		b.observe(e, r, c)
 	} else {
 		b.leave()
 		c.Reason = reason
@@ -83,6 +84,11 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill 
 
 // name finds the name of the request and its price.
 func (b *bill) name(r *http.Request) access.Reason {
+	if r.Method == http.MethodConnect {
+		// A WebSocket past HTTP/1: rules see the GET that the API gets.
+		r.Method = http.MethodGet
+		defer func() { r.Method = http.MethodConnect }()
+	}
 	for i := range b.h.meter.routes {
 		rule := &b.h.meter.routes[i]
 		if ok, err := matches(rule.match, r); err != nil {
@@ -101,10 +107,21 @@ func (b *bill) name(r *http.Request) access.Reason {
 			break
 		}
 	}
-	if b.price > 0 && r.TLS != nil && !r.TLS.HandshakeComplete {
+	if b.counts() && early(r) {
 		return access.TooEarly // early data can be sent again by anybody
 	}
 	return access.Allowed
+}
+
+// counts reports whether the request may be charged anything.
+func (b *bill) counts() bool {
+	return b.price > 0 || b.h.meter.header != "" || b.terms.real != nil && len(b.terms.real.Quotas) > 0
+}
+
+// early reports whether a request is TLS early data, here or at a proxy before
+// us (RFC 8470, section 5.1).
+func early(r *http.Request) bool {
+	return r.TLS != nil && !r.TLS.HandshakeComplete || len(r.Header["Early-Data"]) > 0
 }
 
 func matches(m gate.Match, r *http.Request) (bool, error) {
@@ -170,11 +187,14 @@ func (b *bill) leave() {
 func (b *bill) take(e *engine.Engine, r *http.Request, c *gate.Call) access.Reason {
 	b.units[credit.Requests] = 1
 	b.units[credit.BytesIn] = max(r.ContentLength, 0)
-	key := b.h.app.keyPayer(b.m, e, c)
+	key := b.h.app.keyPayer(b.m, e, b.terms, c)
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
 	}
-	refusal := b.m.Charge(&b.receipt, b.terms.payer, key, b.price, b.units)
+	refusal := credit.Refusal{Reason: credit.Failed}
+	if b.h.app.serve || b.m.Counters.Err() == nil {
+		refusal = b.m.Charge(&b.receipt, b.terms.payer, key, b.price, b.units)
+	}
 	b.tally(key, &refusal)
 	switch refusal.Reason {
 	case credit.Charged:
@@ -195,11 +215,27 @@ func (b *bill) take(e *engine.Engine, r *http.Request, c *gate.Call) access.Reas
 
 // observe notes whether a rule that is only observed would have refused.
 func (b *bill) observe(e *engine.Engine, r *http.Request, c *gate.Call) {
+	if !b.admitted {
+		return
+	}
 	if g := b.h.observer; g != nil && g.Observe(&e.State, r, c) != access.Allowed {
 		b.observed = true
 	}
-	if b.terms.observes && b.m.Over(b.terms.payer, b.terms.real) {
+	if !b.terms.observes {
+		return
+	}
+	real := b.terms.real
+	if b.price == 0 { // an empty purse lets it through
+		real = &credit.Terms{Quotas: real.Quotas}
+	}
+	if b.m.Over(b.terms.payer, real) {
 		b.observed = true
+	}
+	if p := b.terms.plan; p.creditsObserve && b.price > 0 {
+		if o := e.Index.Override(c.Record); o.In(b.h.app.unix(e, c)) && o.Credits > 0 {
+			own := b.h.app.keyTermsOf(b.m, o, p, c.Record.ID)
+			b.observed = b.observed || b.m.Over(own.payer, own.real)
+		}
 	}
 }
 
@@ -208,7 +244,7 @@ func (b *bill) finish(c *gate.Call) {
 	b.leave()
 	took := b.took(c)
 	final := b.cost()
-	b.units[credit.BytesIn] = max(b.units[credit.BytesIn], b.in)
+	b.units[credit.BytesIn] = max(b.units[credit.BytesIn], b.in.Load())
 	b.units[credit.BytesOut] = b.out
 	b.units[credit.Seconds] = int64((took + time.Second - 1) / time.Second)
 	if err := b.m.Settle(&b.receipt, final, b.units); err != nil {
@@ -232,7 +268,7 @@ func (b *bill) count(c *gate.Call, class rollup.Class, s rollup.Sample) {
 		b.m.Totals.Observed.Add(1)
 		series.Flags = rollup.Observed
 	}
-	b.m.Usage.Record(b.e.Wall(c.Started).Unix(), series, s)
+	b.m.Usage.Record(b.e.Wall(c.Started+int64(s.Duration)).Unix(), series, s)
 }
 
 // took is how long the request has been under way.
@@ -262,7 +298,7 @@ var errBadCost = errors.New("the API told a cost that is no amount of credits, o
 func (a *App) meterTrouble(err error) {
 	now := time.Now().Unix()
 	last := a.troubled.Load()
-	if now-last >= 60 && a.troubled.CompareAndSwap(last, now) {
+	if (now-last >= 60 || now < last) && a.troubled.CompareAndSwap(last, now) {
 		a.logger.Error("metering", zap.Error(err))
 	}
 }

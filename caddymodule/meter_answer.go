@@ -1,12 +1,14 @@
 package caddymodule
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -61,7 +63,7 @@ type countedBody struct {
 // Read implements io.Reader.
 func (c *countedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
-	c.b.in += int64(n)
+	c.b.in.Add(int64(n))
 	return n, err
 }
 
@@ -147,6 +149,21 @@ func (b *bill) cost() access.Credits {
 		return b.final
 	}
 	return b.price
+}
+
+// unwritten notes how a request ends whose handler wrote nothing: net/http
+// answers 200 then, and Caddy the status of an error.
+func (x *exchange) unwritten(err error) {
+	if err == nil {
+		x.WriteHeader(http.StatusOK)
+		return
+	}
+	b, he := x.bill, caddyhttp.HandlerError{}
+	b.status = http.StatusInternalServerError
+	if errors.As(err, &he) && he.StatusCode != 0 {
+		b.status = he.StatusCode
+	}
+	b.gone = b.status == statusClientGone && b.ctx.Err() != nil
 }
 
 // settle ends the bill, also when the request ended in a panic.

@@ -123,6 +123,8 @@ func (h *Handler) compileCharges(ctx caddy.Context, m *meter) error {
 		if c == nil {
 			return fmt.Errorf("charge %d is null", i+1)
 		}
+		// Another spelling of a path must not have another price.
+		h.gate.NormalForm = h.gate.NormalForm || len(c.MatchRaw) > 0
 		match, err := loadMatch(ctx, c, "MatchRaw", c.MatchRaw)
 		if err != nil {
 			return fmt.Errorf("charge %d: %w", i+1, err)

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"crypto/sha256"
+	"sync"
 	"sync/atomic"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -97,36 +98,58 @@ func (tt *tenantTerms) enforced() *credit.Terms {
 // ofKey returns how many requests a key may have at one time.
 func (tt *tenantTerms) ofKey(e *engine.Engine, c *gate.Call) flightLimit {
 	if o := e.Index.Override(c.Record); o.In(e.Wall(c.Started).Unix()) && o.Concurrent > 0 {
-		return flightLimit{most: o.Concurrent}
+		return flightLimit{o.Concurrent, tt.perKey.observe}
 	}
 	return tt.perKey
+}
+
+// maxKeyTerms bounds the keys whose terms are kept.
+const maxKeyTerms = 1 << 14
+
+// keyTermsCache keeps the terms of keys with credits of their own, by key. It is
+// safe for concurrent use.
+type keyTermsCache struct {
+	mu sync.RWMutex
+	of map[access.KeyID]*keyTerms
 }
 
 // keyTerms is what an override says of a key's credits.
 type keyTerms struct {
 	override *access.Override
-	app      *App
+	plan     *meterPlan // of the tenant, whose period it is
 	payer    credit.Payer
+	real     *credit.Terms // what would refuse if it was not only observed
 }
 
 // keyPayer returns the key's own limit of credits, if it has one. Few keys have:
-// their terms are kept for as long as the override is the same.
-func (a *App) keyPayer(m *engine.Metering, e *engine.Engine, c *gate.Call) credit.Payer {
+// their terms are kept for as long as override and plan are the same.
+func (a *App) keyPayer(m *engine.Metering, e *engine.Engine, tt *tenantTerms, c *gate.Call) credit.Payer {
 	o := e.Index.Override(c.Record)
-	if !o.In(e.Wall(c.Started).Unix()) || o.Credits == 0 {
+	if !o.In(e.Wall(c.Started).Unix()) || o.Credits == 0 || tt.plan == nil || tt.plan.credits == nil {
 		return credit.Payer{}
 	}
-	if v, ok := a.keyTerms.Load(c.Record.ID); ok {
-		if kt := v.(*keyTerms); kt.override == o && kt.app == a {
-			return kt.payer
-		}
+	return a.keyTermsOf(m, o, tt.plan, c.Record.ID).payer
+}
+
+func (a *App) keyTermsOf(m *engine.Metering, o *access.Override, plan *meterPlan, id access.KeyID) *keyTerms {
+	k := &a.keyTerms
+	k.mu.RLock()
+	kt := k.of[id]
+	k.mu.RUnlock()
+	if kt != nil && kt.override == o && kt.plan == plan {
+		return kt
 	}
-	tt := a.termsOf(m, c.Tenant, e.Wall(c.Started).Unix())
-	if tt.plan == nil || tt.plan.credits == nil {
-		return credit.Payer{}
+	real := &credit.Allowance{Amount: o.Credits, Period: plan.credits.Period, Strict: plan.credits.Strict}
+	held := *real
+	if plan.creditsObserve {
+		held.Overage = access.MaxCredits
 	}
-	allowance := credit.Allowance{Amount: o.Credits, Period: tt.plan.credits.Period, Strict: tt.plan.credits.Strict}
-	kt := &keyTerms{o, a, credit.Payer{Purse: m.Ledger.KeyPurse(c.Record.ID), Terms: &credit.Terms{Credits: &allowance}}}
-	a.keyTerms.Store(c.Record.ID, kt)
-	return kt.payer
+	kt = &keyTerms{o, plan, credit.Payer{Purse: m.Ledger.KeyPurse(id), Terms: &credit.Terms{Credits: &held}}, &credit.Terms{Credits: real}}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.of == nil || len(k.of) >= maxKeyTerms {
+		k.of = make(map[access.KeyID]*keyTerms) // those in use come again
+	}
+	k.of[id] = kt
+	return kt
 }

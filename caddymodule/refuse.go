@@ -119,8 +119,10 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, a
 		h.headers.set(h.app.engine.Load(), header, c, asks)
 	}
 	if b != nil {
-		b.identify(r)
-		b.headers(header, false)
+		if !deadKey(c.Reason) {
+			b.identify(r)
+			b.headers(header, false)
+		}
 		b.refused(c)
 	}
 	if h.Errors == "caddy" {
@@ -128,6 +130,16 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, a
 	}
 	h.writeAnswer(w, r, c)
 	return nil
+}
+
+// deadKey reports whether a key is refused whatever the request: who has it is
+// not told what its tenant has left.
+func deadKey(reason access.Reason) bool {
+	switch reason {
+	case access.Revoked, access.Disabled, access.Suspended, access.Expired, access.AddressNotAllowed:
+		return true
+	}
+	return false
 }
 
 func refusalLevel(reason access.Reason) zapcore.Level {
@@ -200,11 +212,11 @@ func (h *Handler) details(c *gate.Call) dialect.Values {
 		}
 	}
 	switch c.Reason {
-	case access.Throttled:
+	case access.Throttled, access.QuotaExceeded:
 		v.RetryAfter = wholeSeconds(c.Retry)
 	case access.RateLimited:
 		v.RetryAfter, v.Limit = wholeSeconds(c.Result.Retry), c.Result.Limit
-	case access.Unavailable, access.UpstreamBusy:
+	case access.Unavailable, access.UpstreamBusy, access.ConcurrencyLimited:
 		v.RetryAfter = 1
 	}
 	return v

@@ -1,0 +1,230 @@
+package caddymodule
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	rollup "github.com/keytoll/keytoll/caddymodule/internal/usage"
+)
+
+const meterBare = `"plans":{"p":{"credits":{"amount":1000,"period":"month"},"concurrent":[{"requests":1}]}},"default_plan":"p","throttle_failures":{"off":true}`
+
+// A handler that panics anywhere behind the gate, also before the API is
+// reached, gives back its place among those under way and its price.
+func TestPanicsReleaseFlightAndPrice(t *testing.T) {
+	b := newBareGate(t, t.TempDir(), meterBare, `"charges":[{"credits":1}],"inject":[{"header":"X-Own","value":"{boom}"}]`)
+	b.start()
+	_, key := b.key(hourly(1000))
+	serve := func(next caddyhttp.HandlerFunc, boom bool) (err error, panicked bool) {
+		r := b.request(key)
+		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(func(name string) (any, bool) {
+			if name == "boom" && boom {
+				panic("boom")
+			}
+			return nil, false
+		})
+		defer func() { panicked = recover() != nil }()
+		return b.handler.ServeHTTP(nullWriter{http.Header{}}, r, next), false
+	}
+	for range 3 {
+		if _, panicked := serve(nextOK, true); !panicked {
+			t.Fatal("nothing panicked")
+		}
+		if _, panicked := serve(func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) }, false); !panicked {
+			t.Fatal("nothing panicked")
+		}
+	}
+	reached := false
+	if err, _ := serve(func(w http.ResponseWriter, _ *http.Request) error { reached = true; w.WriteHeader(200); return nil }, false); err != nil || !reached {
+		t.Fatalf("%v: the flights of requests that panicked are still counted", err)
+	}
+	if got := b.spent(t); got != credits {
+		t.Errorf("used %s, want 1", got)
+	}
+}
+
+// spent returns what acme used.
+func (b *bareGate) spent(t testing.TB) access.Credits {
+	t.Helper()
+	app := b.handler.app
+	tt := app.termsOf(app.metering, app.engine.Load().Index.TenantByID("acme"), time.Now().Unix())
+	got, err := app.metering.Balance(tt.payer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got.Used + got.Overage
+}
+
+// A handler that writes nothing answers 200, and one that returns an error
+// answers what the error says: both are charged as such.
+func TestAnswersThatNobodyWroteAreCharged(t *testing.T) {
+	b := newBareGate(t, t.TempDir(), `"plans":{"p":{"credits":{"amount":1000,"period":"month"}}},"default_plan":"p"`, `"charges":[{"credits":1}]`)
+	b.start()
+	_, key := b.key(hourly(1000))
+	for _, tt := range []struct {
+		name string
+		err  error
+		want access.Credits
+	}{
+		{"nothing", nil, credits},
+		{"404", caddyhttp.Error(404, errors.New("no file")), credits},
+		{"500", caddyhttp.Error(500, errors.New("broken")), 0},
+		{"plain", errors.New("broken"), 0},
+		{"502", caddyhttp.Error(502, errors.New("down")), 0},
+	} {
+		before := b.spent(t)
+		w := nullWriter{http.Header{}}
+		_ = b.handler.ServeHTTP(w, b.request(key), caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return tt.err }))
+		if got := b.spent(t) - before; got != tt.want {
+			t.Errorf("%s: charged %s, want %s", tt.name, got, tt.want)
+		}
+		if w.header.Get("X-Usage-Limit") != "1000" {
+			t.Errorf("%s: headers %v", tt.name, w.header)
+		}
+	}
+}
+
+// Whose key is revoked or used from elsewhere is not told what the tenant has.
+func TestDeadKeysSeeNoUsage(t *testing.T) {
+	g := newGateway(t, roomyOptions, meterSite)
+	id, key := g.key("acme", hourly(1000))
+	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 200).coherent(t)
+	if _, err := g.registrar().RevokeKey(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	absent(t, g.do("GET", "/", "X-Api-Key: "+key).expect(t, 401).Header, usageNames...)
+}
+
+// Another spelling of a path is not a way around its price.
+func TestSpellingsDoNotChangeThePrice(t *testing.T) {
+	g := newGateway(t, roomyOptions, meterSite)
+	_, key := g.key("acme", hourly(1000))
+	for _, path := range []string{"/big;a=b", "/x/..;/big", "/%62ig/.", "/big%00", "/.%2fbig", "/x%5C..%5Cbig"} {
+		r, err := g.raw("GET " + path + " HTTP/1.1\r\nHost: " + g.addr + "\r\nX-Api-Key: " + key + "\r\nConnection: close\r\n\r\n")
+		if err != nil || r.StatusCode != 400 {
+			t.Errorf("%s: %v, %v", path, r.Response, err)
+		}
+	}
+}
+
+// Early data that a proxy before us passed on is not charged either, nor where
+// the API tells the cost, nor by quotas.
+func TestForwardedEarlyDataIsNotCharged(t *testing.T) {
+	for options, site := range map[string]string{
+		roomyOptions: meterSite,
+		"plan free {\n quota 10/day\n}\ndefault_plan free\n": plainGate,
+	} {
+		g := newGateway(t, options, site)
+		_, key := g.key("acme", hourly(1000))
+		g.do("GET", "/nothing", "X-Api-Key: "+key, "Early-Data: 1").expect(t, 425)
+		g.do("GET", "/nothing", "X-Api-Key: "+key).expect(t, 200)
+	}
+}
+
+// A key's own credits follow the tenant to another plan: their period is that
+// plan's, and they end with a plan that has none.
+func TestKeyCreditsFollowThePlan(t *testing.T) {
+	options := "plan month {\n credits 100/month\n}\nplan hour {\n credits 100/hour\n}\nplan none {\n quota 100/day\n}\nplan seen {\n credits 100/month observe\n}\ndefault_plan month\n"
+	g := newGateway(t, options, meterSite)
+	id, key := g.key("acme", hourly(1000))
+	if _, err := g.registrar().SetKeyOverride(t.Context(), id, &access.Override{Credits: credits}); err != nil {
+		t.Fatal(err)
+	}
+	to := func(plan string) {
+		if _, err := g.registrar().UpdateTenant(t.Context(), "acme", registrar.TenantUpdate{Plan: &plan}); err != nil {
+			t.Fatal(err)
+		}
+		app, _ := activeApp()
+		eventually(t, "the plan is known", func() bool { return app.engine.Load().Index.TenantByID("acme").Plan == plan })
+	}
+	status := func() int { return g.do("GET", "/", "X-Api-Key: "+key).StatusCode }
+	for _, step := range []struct {
+		plan string
+		want []int
+	}{{"month", []int{200, 402}}, {"hour", []int{200, 402}}, {"none", []int{200, 200}}, {"month", []int{402}}, {"seen", []int{200, 200}}} {
+		to(step.plan)
+		for _, want := range step.want {
+			if got := status(); got != want {
+				t.Fatalf("on plan %s: %d, want %d", step.plan, got, want)
+			}
+		}
+	}
+	g.ended(9)
+	for _, p := range g.points(rollup.ByFlags) {
+		if p.Flags == rollup.Observed && p.Requests != 2 {
+			t.Errorf("%d would have been refused, want 2", p.Requests)
+		}
+	}
+}
+
+// The terms of keys are bounded in number.
+func TestKeyTermsAreBounded(t *testing.T) {
+	b := newBareGate(t, t.TempDir(), meterBare, "")
+	b.start()
+	app := b.handler.app
+	plan := app.meterPlans["p"]
+	o := &access.Override{Credits: 1}
+	var id access.KeyID
+	for i := range maxKeyTerms + 10 {
+		id[0], id[1], id[2] = byte(i), byte(i>>8), byte(i>>16)
+		kt := app.keyTermsOf(app.metering, o, plan, id)
+		if again := app.keyTermsOf(app.metering, o, plan, id); again != kt {
+			t.Fatal("terms are made anew")
+		}
+	}
+	if n := len(app.keyTerms.of); n > maxKeyTerms {
+		t.Errorf("%d are kept", n)
+	}
+}
+
+// A request that took long is counted when it ends: a minute long past is never
+// opened again.
+func TestUsageIsOfTheEnd(t *testing.T) {
+	b := newBareGate(t, t.TempDir(), meterBare, "")
+	b.start()
+	_, key := b.key(hourly(1000))
+	app := b.handler.app
+	started := time.Now()
+	var bill *bill
+	_ = b.handler.ServeHTTP(nullWriter{http.Header{}}, b.request(key), caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+		bill = w.(*exchange).bill
+		w.(*exchange).Started -= int64(2 * time.Hour)
+		w.WriteHeader(200)
+		return nil
+	}))
+	if bill == nil {
+		t.Fatal("no bill")
+	}
+	points, err := app.metering.Usage.Query(t.Context(), rollup.Filter{}, started.Add(-3*time.Hour), started.Add(-time.Hour), rollup.Minute, 0)
+	if err != nil || len(points) != 0 {
+		t.Errorf("counted at the start: %v, %v", points, err)
+	}
+}
+
+// A proxy may read the body when the answer is over: run with -race.
+func TestLateReadOfABody(t *testing.T) {
+	b := newBareGate(t, t.TempDir(), meterBare, "")
+	b.start()
+	_, key := b.key(hourly(1000))
+	r := b.request(key)
+	r.Method, r.ContentLength, r.Body = "POST", -1, io.NopCloser(strings.NewReader(strings.Repeat("x", 1<<20)))
+	done := make(chan struct{})
+	_ = b.handler.ServeHTTP(nullWriter{http.Header{}}, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		go func() {
+			defer close(done)
+			_, _ = io.Copy(io.Discard, io.MultiReader(io.LimitReader(r.Body, 10), r.Body))
+		}()
+		w.WriteHeader(413)
+		return nil
+	}))
+	<-done
+}
