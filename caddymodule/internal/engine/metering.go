@@ -76,6 +76,9 @@ func (e *Engine) openMetering(ctx context.Context, o MeteringOptions) (*Metering
 	if err != nil {
 		return nil, fmt.Errorf("opening the counters: %w", err)
 	}
+	if bad := file.Recovery().Damaged; len(bad) > 0 {
+		e.meteringError(fmt.Errorf("%d counters are damaged, the first is %x: %s; tenants and keys without one are refused", len(bad), bad[0].ID, bad[0].Why))
+	}
 	rec, err := usage.Open(ctx, usage.Options{Storage: usageStorage{e.Store}, Retain: o.Retain, Now: e.clock, OnError: e.meteringError})
 	if err != nil {
 		_ = file.Close()
