@@ -155,8 +155,9 @@ type Tx interface {
 	// TrimAnswers deletes up to max answers that were kept until now or less, and
 	// returns how many that were.
 	TrimAnswers(now int64, max int) (int, error)
-	// Bury notes digests that must never let a request in again, those of revoked
-	// keys and of secrets rotated away. A store that is later put back to an older
+	// Bury notes digests that must never let a request in again once the store is
+	// older than this: those of revoked keys and of secrets rotated away, also
+	// while they are good for a while yet. It changes no key that is stored. A store that is later put back to an older
 	// state finds them at its next opening and revokes the keys that have one of
 	// them as their present secret; a key that has one as the secret before that
 	// loses this one and stays as it is. Thus an old backup arms none of them

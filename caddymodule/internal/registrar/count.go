@@ -27,6 +27,21 @@ func addKeys(tx store.Tx, tenant string, n int) error {
 	return putCount(tx, tenant, binary.BigEndian.Uint64(old)+uint64(n))
 }
 
+// forgetCounts has the numbers of all tenants counted anew when they matter.
+func forgetCounts(tx store.Tx) error {
+	var kept []string
+	err := tx.Tenants("", func(t *access.Tenant) bool {
+		if _, err := tx.Blob(countBlob(t.ID)); err == nil {
+			kept = append(kept, t.ID)
+		}
+		return true
+	})
+	for _, id := range kept {
+		err = errors.Join(err, tx.PutBlob(countBlob(id), nil))
+	}
+	return err
+}
+
 func putCount(tx store.Tx, tenant string, n uint64) error {
 	return tx.PutBlob(countBlob(tenant), binary.BigEndian.AppendUint64(nil, n))
 }

@@ -65,7 +65,7 @@ func (r *Registrar) issue(ctx context.Context, d *Desk, req CreateKeyRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	if out, err := o.replay(ctx); out != nil || err != nil {
+	if out, err := o.replay(ctx, d); out != nil || err != nil {
 		return out, err
 	}
 	if err := checkCreate(req, d); err != nil {
@@ -73,7 +73,7 @@ func (r *Registrar) issue(ctx context.Context, d *Desk, req CreateKeyRequest) (*
 	}
 	var out *Issued
 	err = r.o.Store.Update(ctx, func(tx store.Tx) (err error) {
-		if out, err = o.find(tx); err != nil {
+		if out, err = o.find(tx, d); err != nil {
 			return err
 		}
 		if out != nil { // the same request was faster by a moment

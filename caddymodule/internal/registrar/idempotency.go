@@ -71,21 +71,39 @@ func (r *Registrar) newOnce(i *Idempotency, d *Desk, route string) (*once, error
 
 // replay looks for the kept answer outside of any change, so that a repeated
 // request waits for no writer. It returns nil if there is none.
-func (o *once) replay(ctx context.Context) (out *Issued, err error) {
+func (o *once) replay(ctx context.Context, d *Desk) (out *Issued, err error) {
 	if o == nil {
 		return nil, nil
 	}
 	err = o.r.o.Store.View(ctx, func(rd store.Reader) (err error) {
-		out, err = o.find(rd)
+		out, err = o.find(rd, d)
 		return err
 	})
-	return out, public("reading a kept answer", err)
+	if err = public("reading a kept answer", err); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
-// find returns the kept answer, or nil if there is none.
-func (o *once) find(rd store.Reader) (*Issued, error) {
+// find returns the kept answer, or nil if there is none. At a desk it refuses a
+// caller that is good no longer, or may by now do less than the key that was
+// issued: the answer holds its secret.
+func (o *once) find(rd store.Reader, d *Desk) (*Issued, error) {
+	if o == nil {
+		return nil, nil
+	}
+	b := new(bounds)
+	if d != nil {
+		var err error
+		if b, err = d.bounds(rd); err != nil {
+			return nil, err
+		}
+	}
 	k, err := o.load(rd)
-	if k == nil || err != nil {
+	if k == nil || k.Key == nil || err != nil {
+		return nil, err
+	}
+	if err := o.r.covers(b, k.Key); err != nil {
 		return nil, err
 	}
 	return &Issued{Key: k.Key, Secret: token.Wrap(k.Secret), Replayed: true}, nil

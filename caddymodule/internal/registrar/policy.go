@@ -1,7 +1,9 @@
 package registrar
 
 import (
+	"fmt"
 	"math/bits"
+	"strings"
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -139,9 +141,40 @@ func (r *Registrar) covers(b *bounds, k *access.Key) error {
 		return err
 	}
 	if k.Rate.IsZero() {
-		return nil
+		return b.checkPlanRate()
 	}
 	return b.checkRate(k.Rate)
+}
+
+// checkPlanRate says why the caller may not be handed a secret of a key with the
+// plan's rates: its own is below each of them.
+func (b *bounds) checkPlanRate() error {
+	if b.caller.Rate.IsZero() {
+		return nil
+	}
+	if b.plan != nil {
+		for _, l := range b.plan.Rates {
+			if !above(l, b.caller.Rate) {
+				return nil
+			}
+		}
+	}
+	return b.beyond("rate", "the key has the plan's rate, which is above %s, that of the key that makes this request", b.caller.Rate)
+}
+
+// span writes a time as people do: in days where they are whole.
+func span(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= day && d%day == 0 {
+		return fmt.Sprintf("%dd", d/day)
+	}
+	s := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, zero) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
 }
 
 // newExpiry returns the unix second in which a new key expires, 0 for never.
@@ -163,7 +196,7 @@ func (r *Registrar) newExpiry(b *bounds, at *time.Time, in time.Duration) (int64
 		}
 		return b.clampEnd(t.Unix()), nil
 	case at == nil && p.MaxExpiry > 0:
-		return 0, invalid(field, "a key needs an expiry: at most %s from now", p.MaxExpiry)
+		return 0, invalid(field, "a key needs an expiry: at most %s from now", span(p.MaxExpiry))
 	case at == nil:
 		return b.clampEnd(0), nil
 	}
@@ -184,7 +217,7 @@ func (r *Registrar) checkExpiry(b *bounds, field string, t time.Time) error {
 		return err
 	}
 	if m := r.o.Policy().MaxExpiry; m > 0 && t.Unix() > r.now().Add(m).Unix() {
-		return invalid(field, "the expiry is too late: at most %s from now", m)
+		return invalid(field, "the expiry is too late: at most %s from now", span(m))
 	}
 	return b.checkEnd(field, t.Unix())
 }

@@ -85,15 +85,7 @@ func (r *Registrar) revoke(ctx context.Context, d *Desk, id access.KeyID, sure f
 func (r *Registrar) kill(tx store.Tx, k *access.Key) error {
 	dead := digestsOf(k)
 	k.Status, k.RevokedAt, k.Previous, k.Imported = access.StatusRevoked, r.now(), nil, nil
-	return errors.Join(bury(tx, dead), addKeys(tx, k.Tenant, -1))
-}
-
-func digestsOf(k *access.Key) [][32]byte {
-	dead := [][32]byte{k.Digest}
-	if k.Previous != nil {
-		dead = append(dead, k.Previous.Digest)
-	}
-	return dead
+	return errors.Join(bury(tx, k.ID, dead), addKeys(tx, k.Tenant, -1))
 }
 
 // finder returns what finds the key of a digest. Without Options.Find it reads

@@ -40,12 +40,12 @@ func (r *Registrar) rotate(ctx context.Context, d *Desk, id access.KeyID, req Ro
 	if err != nil {
 		return nil, err
 	}
-	if out, err := o.replay(ctx); out != nil || err != nil {
+	if out, err := o.replay(ctx, d); out != nil || err != nil {
 		return out, err
 	}
 	var out *Issued
 	k, changed, err := r.edit(ctx, d, id, "key.rotated", func(tx store.Tx, k *access.Key, b *bounds) (err error) {
-		if out, err = o.find(tx); err != nil {
+		if out, err = o.find(tx, d); err != nil {
 			return err
 		}
 		if out != nil {
@@ -77,7 +77,7 @@ func (r *Registrar) grace(asked *time.Duration) (int64, error) {
 		asked = &policy
 	}
 	if longest := max(MaxGrace, policy); *asked < 0 || *asked > longest {
-		return 0, invalid("grace", "the grace of a rotation: want 0 to %s", longest)
+		return 0, invalid("grace", "the grace of a rotation: want 0 to %s", span(longest))
 	}
 	return int64((*asked + time.Second - 1) / time.Second), nil
 }
@@ -99,22 +99,19 @@ func (r *Registrar) mayRotate(b *bounds, k *access.Key, asked *time.Duration) er
 		Hint: "caddy keytoll keys show " + k.ID.String()}
 }
 
-// renew gives k a new secret and buries the ones that are good no longer.
+// renew gives k a new secret and buries the ones before it.
 func (r *Registrar) renew(tx store.Tx, k *access.Key, grace int64) (token.Secret, error) {
 	now := r.now()
 	was := access.Previous{Digest: k.Digest, Alg: k.Alg, Since: now.Unix(), Until: now.Unix() + grace}
 	if k.Expires != 0 {
 		was.Until = min(was.Until, k.Expires)
 	}
-	var dead [][32]byte
-	if k.Previous != nil {
-		dead = append(dead, k.Previous.Digest)
-		k.Previous = nil
-	}
+	// One in its grace too: a database put back to before this rotation knows
+	// nothing of when that ends.
+	dead := digestsOf(k)
+	k.Previous = nil
 	if grace > 0 && k.Imported == nil {
 		k.Previous = &was
-	} else {
-		dead = append(dead, was.Digest)
 	}
 	k.Imported, k.RotatedAt = nil, now
 	prefix, err := r.prefixOf(k)
@@ -125,14 +122,7 @@ func (r *Registrar) renew(tx store.Tx, k *access.Key, grace int64) (token.Secret
 	if err != nil {
 		return token.Secret{}, err
 	}
-	return secret, errors.Join(bury(tx, dead), r.noteGrace(tx, k))
-}
-
-func bury(tx store.Tx, dead [][32]byte) error {
-	if len(dead) == 0 {
-		return nil
-	}
-	return tx.Bury(dead...)
+	return secret, errors.Join(bury(tx, k.ID, dead), r.noteGrace(tx, k))
 }
 
 // prefixOf returns the prefix that k's next secret starts with: that of the
@@ -195,7 +185,7 @@ func (r *Registrar) Adopt(ctx context.Context, id access.KeyID, alg uint8, was [
 		}
 		if present {
 			k.Digest, k.Alg, k.Imported = digest, token.AlgHMAC, nil
-			return nil
+			return tx.PutBlob(adoptedBlob(id), was[:])
 		}
 		p := *k.Previous
 		p.Digest, p.Alg = digest, token.AlgHMAC

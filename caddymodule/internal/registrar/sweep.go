@@ -282,5 +282,5 @@ func (p *pass) endKey(ctx context.Context, tx store.Tx, id access.KeyID) (expire
 		dead = append(dead, k.Previous.Digest)
 		k.Previous = nil
 	}
-	return expired, true, errors.Join(tx.UpdateKey(k), bury(tx, dead), p.r.recordKey(ctx, tx, action, before, k))
+	return expired, true, errors.Join(tx.UpdateKey(k), bury(tx, k.ID, dead), p.r.recordKey(ctx, tx, action, before, k))
 }

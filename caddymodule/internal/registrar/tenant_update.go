@@ -132,12 +132,12 @@ func (r *Registrar) DeleteTenant(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		var dead [][32]byte
+		var failed error
 		err = tx.Keys(id, access.KeyID{}, func(k *access.Key) bool {
-			dead = append(dead, digestsOf(k)...)
-			return true
+			failed = bury(tx, k.ID, digestsOf(k))
+			return failed == nil
 		})
-		return errors.Join(err, bury(tx, dead), tx.DeleteTenant(id), tx.PutBlob(countBlob(id), nil),
+		return errors.Join(err, failed, tx.DeleteTenant(id), tx.PutBlob(countBlob(id), nil),
 			r.recordTenant(ctx, tx, "tenant.deleted", t, nil))
 	})
 	return public("deleting a tenant", err)

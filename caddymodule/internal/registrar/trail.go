@@ -142,7 +142,7 @@ func (r *Registrar) RecordReplay(ctx context.Context, n int) error {
 	}
 	ctx = WithActor(ctx, access.Actor{Kind: access.ActorSystem, Name: "store"})
 	err := r.o.Store.Update(ctx, func(tx store.Tx) error {
-		return r.record(ctx, tx, act{action: "keys.replayed", object: "keys", after: map[string]int{"revoked": n}})
+		return errors.Join(forgetCounts(tx), r.record(ctx, tx, act{action: "keys.replayed", object: "keys", after: map[string]int{"revoked": n}}))
 	})
 	return public("recording a replay of revocations", err)
 }

@@ -175,7 +175,7 @@ func (r *Registrar) applyExpiry(b *bounds, k *access.Key, u KeyUpdate) error {
 		k.Expires = u.ExpiresAt.Unix()
 	case u.Never:
 		if m := r.o.Policy().MaxExpiry; m > 0 {
-			return invalid("expires_at", "a key needs an expiry: at most %s from now", m)
+			return invalid("expires_at", "a key needs an expiry: at most %s from now", span(m))
 		}
 		if err := b.checkEnd("expires_at", 0); err != nil {
 			return err
