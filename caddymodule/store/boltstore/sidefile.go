@@ -31,6 +31,7 @@ type sideFile struct {
 	timer   *time.Timer
 	running sync.WaitGroup // of the timer
 	err     error          // of the last attempt
+	closing bool           // no timer is set any more
 }
 
 // add appends entries that were committed. If the disk fails that is tried
@@ -55,7 +56,7 @@ func (s *sideFile) durable() uint64 {
 }
 
 func (s *sideFile) arm() {
-	if s.timer == nil {
+	if s.timer == nil && !s.closing {
 		s.running.Add(1)
 		s.timer = time.AfterFunc(syncDelay, func() {
 			defer s.running.Done()
@@ -132,6 +133,9 @@ func (s *sideFile) syncDir() error {
 // dropped: there may be a backup in which it is good. Writers that bury wait
 // meanwhile.
 func (s *sideFile) compact() error {
+	if len(s.waiting) > 0 { // some of which may stand in the file and count as not there
+		return nil
+	}
 	entries, _, err := readRevoked(s.path, s.tagger)
 	if err != nil {
 		return err
@@ -151,13 +155,13 @@ func (s *sideFile) compact() error {
 		return err
 	}
 	_ = s.f.Close()
-	s.f, s.count = f, int64(len(newest))
+	s.f, s.fresh, s.count = f, true, int64(len(newest))
 	s.limit = max(compactBeyond, 2*s.count)
-	return nil
+	return s.syncDir()
 }
 
 // replaceFile puts a synced file of mode 0600 that holds b in the place of
-// path, and returns it.
+// path, and returns it. The directory is still to be synced.
 func replaceFile(path string, b []byte) (*os.File, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
 	if err != nil {
@@ -170,12 +174,13 @@ func replaceFile(path string, b []byte) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
-	return f, syncDir(filepath.Dir(path))
+	return f, nil
 }
 
 // close makes all entries durable. Nothing is added any more.
 func (s *sideFile) close() error {
 	s.mu.Lock()
+	s.closing = true // or a disk that fails would be tried for ever
 	if s.timer != nil && s.timer.Stop() {
 		s.running.Done()
 	}
@@ -183,9 +188,6 @@ func (s *sideFile) close() error {
 	s.running.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.timer != nil && s.timer.Stop() { // armed again by the last one
-		s.running.Done()
-	}
 	err := s.flush()
 	if s.f != nil {
 		if s.synced < s.written {
