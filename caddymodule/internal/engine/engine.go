@@ -148,11 +148,11 @@ func (e *Engine) Close() error {
 	close(e.stop)
 	e.background.Wait()
 	e.work(false)
-	err := errors.Join(e.Uses.flush(e.hooks.Load().RecordUses), e.closeMetering())
+	err := e.Uses.flush(e.hooks.Load().RecordUses)
 	if err != nil {
 		err = fmt.Errorf("keeping last uses: %w", err)
 	}
-	return errors.Join(err, e.keepBuckets(), e.Store.Close())
+	return errors.Join(err, e.closeMetering(), e.keepBuckets(), e.Store.Close())
 }
 
 func (e *Engine) keepBuckets() error {

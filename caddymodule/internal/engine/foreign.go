@@ -68,10 +68,11 @@ func (e *Engine) askForeign(ctx context.Context, text string) (rec *index.Record
 	puts := e.Index.ImportedPuts()
 	digest := e.Digester.Sum(text)
 	f := &e.foreign
+	now := e.clock()
 	f.mu.Lock()
-	v, ok := f.known[digest]
+	v, ok := f.recall(digest, puts, now)
 	f.mu.Unlock()
-	if ok && v.puts == puts && e.clock().Before(v.until) {
+	if ok {
 		return e.holder(v, &digest), false
 	}
 	ids := e.Index.ImportedCandidates(nil, text, maxCandidates)
@@ -79,6 +80,10 @@ func (e *Engine) askForeign(ctx context.Context, text string) (rec *index.Record
 		return nil, false
 	}
 	f.mu.Lock()
+	if v, ok = f.recall(digest, puts, now); ok { // its flight landed since
+		f.mu.Unlock()
+		return e.holder(v, &digest), false
+	}
 	fl := f.flights[digest]
 	if fl == nil {
 		if len(f.flights) >= maxFlights {
@@ -100,6 +105,13 @@ func (e *Engine) askForeign(ctx context.Context, text string) (rec *index.Record
 		return nil, true
 	}
 	return e.holder(fl.verdict, &digest), false
+}
+
+// recall returns what is known of a text, if no imported key changed since and
+// it is not too old. The caller holds mu.
+func (f *foreign) recall(digest [32]byte, puts uint64, now time.Time) (v verdict, ok bool) {
+	v, ok = f.known[digest]
+	return v, ok && v.puts == puts && now.Before(v.until)
 }
 
 // holder returns the record of the key that a verdict names, if the secret is

@@ -117,6 +117,26 @@ func TestVerificationsAreBounded(t *testing.T) {
 	}
 }
 
+// A request that comes just as the answer does takes that, and has nothing
+// verified again.
+func TestVerificationIsMadeOnce(t *testing.T) {
+	r := newRig(t)
+	v := new(slow)
+	r.Hooks(Hooks{Verify: v.verify})
+	r.imported("", "h")
+	const texts = 2000
+	for i := range texts {
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { r.askForeign(t.Context(), fmt.Sprint("text", i)) })
+		}
+		wg.Wait()
+	}
+	if n := v.calls.Load(); n != texts {
+		t.Errorf("%d hashes for %d texts", n, texts)
+	}
+}
+
 func TestVerificationThatCannotTell(t *testing.T) {
 	r := newRig(t)
 	for range 10 {

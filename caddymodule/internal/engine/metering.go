@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -108,14 +109,14 @@ func (e *Engine) closeMetering() error {
 	if m == nil {
 		return nil
 	}
-	err := m.Usage.Close(context.Background())
-	if cerr := m.Counters.Close(); cerr != nil {
-		return fmt.Errorf("keeping counters: %w", cerr)
+	used, counted := m.Usage.Close(context.Background()), m.Counters.Close()
+	if used != nil {
+		used = fmt.Errorf("keeping usage: %w", used)
 	}
-	if err != nil {
-		return fmt.Errorf("keeping usage: %w", err)
+	if counted != nil {
+		counted = fmt.Errorf("keeping counters: %w", counted)
 	}
-	return nil
+	return errors.Join(used, counted)
 }
 
 // Charge is credit.Ledger.Charge; a disk that fails is a refusal.
