@@ -150,19 +150,21 @@ func TestListWalksAllPages(t *testing.T) {
 	}
 }
 
-func TestCommandErrorsSayTheNextStep(t *testing.T) {
-	addr := adminServer(t)
-	bare := httptest.NewServer(http.NotFoundHandler()) // a caddy without keytoll
-	t.Cleanup(bare.Close)
-	for name, c := range map[string]struct {
-		args []string
-		want []string
-		code int
-	}{
+// commandError is a wrong command line, what it is answered and its exit code.
+type commandError struct {
+	args []string
+	want []string
+	code int
+}
+
+// commandErrors returns wrong command lines for a server at addr and one without
+// keytoll.
+func commandErrors(addr, bare string) map[string]commandError {
+	return map[string]commandError{
 		"no tenant":           {[]string{"keys", "create", "--tenant", "acme", "--address", addr}, []string{`there is no tenant "acme"`, "hint: caddy keytoll tenants create acme"}, 1},
 		"no server":           {[]string{"status", "--address", "127.0.0.1:1"}, []string{"no caddy answers at 127.0.0.1:1", "hint: start it: caddy run", "--address"}, 1},
 		"no port":             {[]string{"status", "--address", "localhost"}, []string{`"localhost" is no admin address`, "localhost:2019"}, 1},
-		"no keytoll":          {[]string{"status", "--address", bare.Listener.Addr().String()}, []string{"this server has no keytoll", "hint: "}, 1},
+		"no keytoll":          {[]string{"status", "--address", bare}, []string{"this server has no keytoll", "hint: "}, 1},
 		"no config":           {[]string{"status", "--config", "/nonexistent/Caddyfile"}, []string{"admin address is not known", "hint: "}, 1},
 		"not our id":          {[]string{"keys", "revoke", "42", "--address", addr}, []string{"not a key id", "hint: caddy keytoll keys list"}, 1},
 		"no plan":             {[]string{"tenants", "create", "b", "--plan", "gold", "--address", addr}, []string{`there is no plan "gold"`, "hint: "}, 1},
@@ -207,7 +209,14 @@ func TestCommandErrorsSayTheNextStep(t *testing.T) {
 		"nothing of a tenant": {[]string{"tenants", "update", "a"}, []string{"needs a flag that says what to change"}, 2},
 		"bound twice":         {[]string{"tenants", "update", "a", "--permissions", "x", "--any-permission"}, []string{"not both"}, 2},
 		"bad init":            {[]string{"init", "--tenant", "a b"}, []string{"tenant id"}, 2},
-	} {
+	}
+}
+
+func TestCommandErrorsSayTheNextStep(t *testing.T) {
+	addr := adminServer(t)
+	bare := httptest.NewServer(http.NotFoundHandler()) // a caddy without keytoll
+	t.Cleanup(bare.Close)
+	for name, c := range commandErrors(addr, bare.Listener.Addr().String()) {
 		t.Run(name, func(t *testing.T) {
 			out, errs, err := keytoll(c.args...)
 			if err == nil || out != "" {
