@@ -200,7 +200,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 	}
 	n, err := x.ResponseWriter.Write(p)
 	if x.bill != nil {
-		x.bill.out += int64(n)
+		x.bill.out.Add(int64(n))
 	}
 	return n, err
 }
@@ -215,7 +215,7 @@ func (x *exchange) ReadFrom(src io.Reader) (int64, error) {
 	}
 	n, err := x.ResponseWriterWrapper.ReadFrom(src)
 	if x.bill != nil {
-		x.bill.out += n
+		x.bill.out.Add(n)
 	}
 	return n, err
 }

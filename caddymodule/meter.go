@@ -53,7 +53,7 @@ type bill struct {
 	admitted bool            // it counts as under way
 	sold     bool            // credits were charged
 	in       atomic.Int64    // read of the body, which the proxy may do still when the answer is over
-	out      int64
+	out      atomic.Int64    // likewise, of a tunnel
 	status   int
 	id       string // X-Request-Id
 }
@@ -245,13 +245,13 @@ func (b *bill) finish(c *gate.Call) {
 	took := b.took(c)
 	final := b.cost()
 	b.units[credit.BytesIn] = max(b.units[credit.BytesIn], b.in.Load())
-	b.units[credit.BytesOut] = b.out
+	b.units[credit.BytesOut] = b.out.Load()
 	b.units[credit.Seconds] = int64((took + time.Second - 1) / time.Second)
 	if err := b.m.Settle(&b.receipt, final, b.units); err != nil {
 		b.h.app.meterTrouble(err)
 	}
 	b.total(c, final)
-	b.count(c, rollup.ClassOf(b.status), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.out, Duration: took})
+	b.count(c, rollup.ClassOf(b.status), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.units[credit.BytesOut], Duration: took})
 }
 
 // refused counts a request that was not let in.

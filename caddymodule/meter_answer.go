@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -65,6 +66,34 @@ func (c *countedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.b.in.Add(int64(n))
 	return n, err
+}
+
+// countedConn counts what goes over a connection after an upgrade.
+type countedConn struct {
+	net.Conn
+	b *bill
+}
+
+// Read implements net.Conn.
+func (c *countedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.b.in.Add(int64(n))
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *countedConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.b.out.Add(int64(n))
+	return n, err
+}
+
+// CloseWrite ends one direction, as connections over TCP and TLS can.
+func (c *countedConn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // begin takes the cost out of the final headers and sets ours.

@@ -228,3 +228,26 @@ func TestLateReadOfABody(t *testing.T) {
 	}))
 	<-done
 }
+
+// What goes over a WebSocket is counted, in both directions.
+func TestBytesOfWebSocketsAreCounted(t *testing.T) {
+	g := newGateway(t, roomyOptions, meterSite)
+	_, key := g.key("acme", hourly(1000))
+	g.upstream.respond(wsEcho)
+	conn, br := g.dial(g.handshake(key))
+	if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != 101 {
+		t.Fatal(resp, err)
+	}
+	text := strings.Repeat("x", 100)
+	for range 20 {
+		_, _ = conn.Write(wsFrame(text, true))
+		if got, err := readFrame(br); err != nil || got != "echo "+text {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	conn.Close()
+	g.ended(1)
+	if p := g.points(0); len(p) != 1 || p[0].BytesIn < 20*100 || p[0].BytesOut < 20*105 {
+		t.Errorf("usage %+v", p)
+	}
+}

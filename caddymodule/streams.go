@@ -96,5 +96,9 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if x.ended.Load() {
 		_ = conn.Close()
 	}
+	if x.bill != nil {
+		x.bill.in.Add(int64(rw.Reader.Buffered()))
+		return &countedConn{conn, x.bill}, rw, nil
+	}
 	return conn, rw, nil
 }
