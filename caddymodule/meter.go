@@ -27,8 +27,9 @@ const (
 	flightsOfTenant
 )
 
-// maxFlights is how many bounds of requests at one time are about one request.
-const maxFlights = 6
+// maxFlights is how many bounds of requests at one time are about one request:
+// the plan's and the gate's, of key and tenant each.
+const maxFlights = 4
 
 // bill is what an admitted request is charged. It is the one allocation of
 // metering.

@@ -251,3 +251,22 @@ func TestBytesOfWebSocketsAreCounted(t *testing.T) {
 		t.Errorf("usage %+v", p)
 	}
 }
+
+// All bounds of requests at one time hold at once, and all are let go.
+func TestAllFlightsAtOnce(t *testing.T) {
+	const both = `"concurrent":[{"requests":1},{"requests":1,"per":"tenant"}]`
+	b := newBareGate(t, t.TempDir(), `"plans":{"p":{`+both+`}},"default_plan":"p"`, both)
+	b.start()
+	_, key := b.key(hourly(1000))
+	for range 3 {
+		if err := b.handler.ServeHTTP(nullWriter{http.Header{}}, b.request(key), caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+			if n := w.(*exchange).bill.nflights; n != maxFlights {
+				t.Errorf("%d flights, want %d", n, maxFlights)
+			}
+			w.WriteHeader(200)
+			return nil
+		})); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
