@@ -127,7 +127,9 @@ func (e *Engine) settleAgain(id access.KeyID, tries int) {
 	}
 	e.jobs.mu.Lock()
 	defer e.jobs.mu.Unlock()
-	e.jobs.settle[id] = tries
+	if _, anew := e.jobs.settle[id]; !anew && len(e.jobs.settle) < maxSettling {
+		e.jobs.settle[id] = tries
+	}
 }
 
 // apply is the follower of the store.

@@ -2,13 +2,11 @@ package engine
 
 import (
 	"net/http"
-	"net/netip"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
-	"github.com/keytoll/keytoll/caddymodule/internal/index"
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
@@ -56,15 +54,6 @@ func (e *Engine) Admitted(g *gate.Gate, r *http.Request, c *gate.Call) {
 	}
 	if !c.Old && rec.Rotating() && rec.Settle() {
 		e.settle(rec.ID)
-	}
-}
-
-// Touch books a use of a key at the limiter's time now, at most once a minute.
-// The agent must hold no key. Admitted is Touch for a request.
-func (e *Engine) Touch(rec *index.Record, now int64, addr netip.Addr, agent string) {
-	at := e.Wall(now).Unix()
-	if rec.Touch(minuteOf(at)) {
-		e.Uses.add(rec.ID, access.Use{At: at, Address: addr, Agent: ownAgent(agent)})
 	}
 }
 

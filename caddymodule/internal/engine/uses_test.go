@@ -2,6 +2,7 @@ package engine
 
 import (
 	"errors"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"strings"
@@ -118,7 +119,9 @@ func TestTouchAndAgent(t *testing.T) {
 	}
 	r.Admitted(g, req, new(gate.Call)) // nobody's
 	r.advance(60)
-	r.Touch(r.Index.ByID(k.ID), r.Limiter.Now(), netip.MustParseAddr("192.0.2.1"), "x")
+	req.Header.Set("User-Agent", "x")
+	g.Client = func(*http.Request) netip.Addr { return netip.MustParseAddr("192.0.2.1") }
+	r.Admitted(g, req, &gate.Call{Record: r.Index.ByID(k.ID), Started: r.Limiter.Now()})
 	if u := r.last(t, k.ID); u.Agent != "x" || u.Address.String() != "192.0.2.1" {
 		t.Errorf("%+v", u)
 	}
@@ -207,4 +210,25 @@ func TestSettledOnce(t *testing.T) {
 	if told != 2+settleTries {
 		t.Errorf("told %d times of what always fails", told-2)
 	}
+}
+
+// A key that is rotated again while the hook fails for it has all its tries, and
+// those that come back count among those that wait.
+func TestSettlingAgain(t *testing.T) {
+	r := newRig(t)
+	a, b := access.KeyID{1}, access.KeyID{2}
+	r.Hooks(Hooks{OnSettled: func(id access.KeyID) error { r.settle(a); return errors.New("full") }})
+	r.settle(a)
+	r.work(false)
+	if tries, ok := r.jobs.settle[a]; !ok || tries != 0 {
+		t.Errorf("%d tries, %t", tries, ok)
+	}
+	for i := 0; len(r.jobs.settle) < maxSettling; i++ {
+		r.settle(access.KeyID{3, byte(i), byte(i >> 8), byte(i >> 16)})
+	}
+	r.settleAgain(b, 1)
+	if len(r.jobs.settle) != maxSettling {
+		t.Errorf("%d wait", len(r.jobs.settle))
+	}
+	r.jobs.settle = map[access.KeyID]int{}
 }
