@@ -108,8 +108,11 @@ func TestDeadKeysSeeNoUsage(t *testing.T) {
 func TestSpellingsDoNotChangeThePrice(t *testing.T) {
 	g := newGateway(t, roomyOptions, meterSite)
 	_, key := g.key("acme", hourly(1000))
+	if r, err := g.raw("GET /big HTTP/1.1\nHost: " + g.addr + "\nX-Api-Key: " + key + "\nConnection: close\n\n"); err != nil || r.StatusCode != 200 {
+		t.Fatal(r.Response, err)
+	}
 	for _, path := range []string{"/big;a=b", "/x/..;/big", "/%62ig/.", "/big%00", "/.%2fbig", "/x%5C..%5Cbig"} {
-		r, err := g.raw("GET " + path + " HTTP/1.1\r\nHost: " + g.addr + "\r\nX-Api-Key: " + key + "\r\nConnection: close\r\n\r\n")
+		r, err := g.raw("GET " + path + " HTTP/1.1\nHost: " + g.addr + "\nX-Api-Key: " + key + "\nConnection: close\n\n")
 		if err != nil || r.StatusCode != 400 {
 			t.Errorf("%s: %v, %v", path, r.Response, err)
 		}
