@@ -121,6 +121,12 @@ type Reader interface {
 	// order of their bytes, until it returns false. An empty from is the first,
 	// a nil to the end.
 	Usage(from, to []byte, yield func(key, value []byte) bool) error
+	// Buried tells whether Bury ever noted the digest in this place of storage,
+	// whatever state was put back since; in a Tx also by that itself. It is not
+	// bound to the snapshot: what was committed since counts. A copy of the store
+	// in another place may know nothing of what was buried here. The first call
+	// may read all that was ever buried.
+	Buried(digest [32]byte) (bool, error)
 	// Blob returns what PutBlob stored under name, or ErrNotFound.
 	Blob(name string) ([]byte, error)
 }

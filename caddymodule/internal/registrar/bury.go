@@ -9,7 +9,8 @@ import (
 
 // adoptedBlob names the digest under which a key was imported, from its
 // adoption until it is buried: a backup of the time before knows the secret by
-// that digest alone.
+// that digest alone. Of a key that was imported in plain it names what knows the
+// SHA-256 of its secret again; see aliasOf.
 func adoptedBlob(id access.KeyID) string { return "registrar/adopted/" + id.String() }
 
 // bury buries secrets of a key. The imported one is the key's first: if any goes,

@@ -67,7 +67,12 @@ type ImportResult struct {
 // returns what became of each, in order. It may be run again: a key that the
 // tenant has already, whatever became of it since, is skipped. The policy's
 // bounds of expiry and the plan's of the number of keys do not hold for keys
-// that are moved in. Errors: InvalidRequest for more than MaxImport keys,
+// that are moved in. A secret that was revoked or rotated away here is refused
+// with Conflict, also if its key or tenant is deleted since, unless the key is
+// moved in as revoked. What cannot be known: a SHA-256 of a secret that was
+// minted here or moved in as a digest, a digest of one that was only known by
+// its SHA-256, and a salted or slow hash of any secret unless this very hash
+// was moved in before, under the same id. Errors: InvalidRequest for more than MaxImport keys,
 // Unavailable.
 func (r *Registrar) Import(ctx context.Context, list []ImportKey, o ImportOptions) ([]ImportResult, error) {
 	if len(list) > MaxImport {
@@ -145,10 +150,13 @@ func (m *importing) add(ctx context.Context, in *ImportKey, out *ImportResult) e
 	if out.Skipped, err = m.there(k, in.ID != "", aliases, out); err != nil || out.Skipped {
 		return err
 	}
+	if err := m.alive(k, in); err != nil {
+		return err
+	}
 	for _, d := range aliases {
 		m.batch[d] = k.ID
 	}
-	if err := m.tx.CreateKey(k); err != nil {
+	if err := errors.Join(m.tx.CreateKey(k), m.noteAlias(k, in)); err != nil {
 		return err
 	}
 	if k.Status != access.StatusRevoked {

@@ -231,10 +231,11 @@ func (c *checker) checkAnswers(tx *bolt.Tx) {
 
 // checkFiles reads the files beside the database.
 func (c *checker) checkFiles(tx *bolt.Tx) {
-	if _, err := readKept(c.path, tx, c.tagger); err != nil {
+	kept, err := readKept(c.path, tx, c.tagger)
+	if err != nil {
 		c.problem("%v", err)
 	}
-	entries, _, err := readRevoked(c.path+revokedSuffix, c.tagger)
+	entries, _, _, err := mendRevoked(c.path+revokedSuffix, c.tagger, kept) // as an opening would
 	if err != nil {
 		c.problem("%v", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"os"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -23,21 +22,16 @@ func (s *Store) Replayed() int { return s.replayed }
 func (s *Store) openRevoked() (*divergence, error) {
 	t := newTagger(s.master.Derive(tagPurpose))
 	s.side = &sideFile{path: s.path + revokedSuffix, tagger: t, limit: compactBeyond}
-	file, size, err := readRevoked(s.side.path, t)
-	if err != nil {
-		return nil, err
-	}
 	kept, err := s.kept()
 	if err != nil {
 		return nil, err
 	}
-	if size > 0 {
-		if err := os.Truncate(s.side.path, size); err != nil {
-			return nil, err
-		}
-		if s.side.f, err = os.OpenFile(s.side.path, os.O_RDWR, 0o600); err != nil {
-			return nil, err
-		}
+	file, size, mended, err := mendRevoked(s.side.path, t, kept)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.side.openAt(file, size, mended); err != nil {
+		return nil, err
 	}
 	s.side.count = int64(len(file))
 	if len(file) > 0 {

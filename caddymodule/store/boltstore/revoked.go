@@ -2,10 +2,12 @@ package boltstore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/store"
@@ -18,9 +20,10 @@ import (
 // bucket buried of the database holds the newest entry, which tells what the
 // database knows of the file, and all that may not have reached the disk.
 //
-// After a power cut the file may lack what was appended within the last second;
-// the database has that and appends it again. Thus something is lost only if
-// that database is put back to an older state before it was ever opened again.
+// After a power cut the file may lack any of what was appended within the last
+// second, at its end or in the middle; the database has that and puts it there
+// again. Thus something is lost only if that database is put back to an older
+// state before it was ever opened again.
 const (
 	revokedSuffix = ".revoked"
 	revokedMagic  = "ktrevok1"
@@ -59,35 +62,66 @@ func readEntry(b []byte, t *tagger) (e entry, ok bool) {
 // part that holds them; what follows is an entry that was cut off in the middle
 // of its writing. There are none if there is no file.
 func readRevoked(path string, t *tagger) (entries []entry, size int64, err error) {
+	entries, size, _, err = mendRevoked(path, t, nil)
+	return entries, size, err
+}
+
+// mendRevoked is readRevoked for who has the entries that the database kept: it
+// puts those in the place of entries that the file lost. It reports whether it
+// had to; the file is to be replaced then.
+func mendRevoked(path string, t *tagger, kept []entry) (entries []entry, size int64, mended bool, err error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, nil
+		return nil, 0, false, nil
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, false, err
 	}
 	if n := min(len(b), len(revokedMagic)); string(b[:n]) != revokedMagic[:n] {
-		return nil, 0, revokedDamaged(path)
+		return nil, 0, false, revokedDamaged(path)
 	} else if n < len(revokedMagic) {
-		return nil, 0, nil
+		return nil, 0, false, nil
 	}
-	size = int64(len(revokedMagic))
 	var last uint64
-	for b = b[size:]; len(b) >= revokedLen; b = b[revokedLen:] {
+	for b = b[len(revokedMagic):]; len(b) >= revokedLen; b = b[revokedLen:] {
 		e, ok := readEntry(b, t)
 		if !ok {
 			break
 		}
 		if e.seq <= last {
-			return nil, 0, revokedDamaged(path)
+			return nil, 0, false, revokedDamaged(path)
 		}
-		last, entries, size = e.seq, append(entries, e), size+revokedLen
+		last, entries = e.seq, append(entries, e)
 	}
 	// A power cut leaves a torn entry, and zeros where others were to be.
 	if len(b) > revokedLen && len(bytes.Trim(b[revokedLen:], "\x00")) > 0 {
-		return nil, 0, revokedDamaged(path)
+		rest := bridge(b, last, kept, t)
+		if rest == nil {
+			return nil, 0, false, revokedDamaged(path)
+		}
+		entries, mended = append(entries, rest...), true
 	}
-	return entries, size, nil
+	return entries, int64(len(revokedMagic) + len(entries)*revokedLen), mended, nil
+}
+
+// bridge returns the entries that b, a part of the file that starts with a bad
+// one, is to hold, or nil if that is not known. A power cut may lose any page of
+// what was not on the disk for sure, and keep later ones. The database kept all
+// of that: from the first bad entry on, its entries and the file's are the same,
+// one by one.
+func bridge(b []byte, last uint64, kept []entry, t *tagger) (rest []entry) {
+	at, _ := slices.BinarySearchFunc(kept, last+1, func(e entry, seq uint64) int { return cmp.Compare(e.seq, seq) })
+	kept = kept[at:]
+	for ; len(b) >= revokedLen && len(kept) > 0; b, kept = b[revokedLen:], kept[1:] {
+		if e, ok := readEntry(b, t); ok && e != kept[0] {
+			return nil
+		}
+		rest = append(rest, kept[0])
+	}
+	if len(b) >= revokedLen && len(bytes.Trim(b, "\x00")) > 0 {
+		return nil
+	}
+	return rest
 }
 
 func revokedDamaged(path string) error {

@@ -3,6 +3,7 @@ package boltstore
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
@@ -190,6 +191,8 @@ func TestRevokedDamaged(t *testing.T) {
 	path, _ := killable(t)
 	s := mustOpen(t, path)
 	change(t, s, killKeys)
+	s.side.sync()
+	change(t, s, func(tx store.Tx) error { return tx.Bury([32]byte{2}) }) // now the database forgets the others
 	s.Close()
 	whole := readFile(t, path+revokedSuffix)
 	last := len(whole) - revokedLen
@@ -210,6 +213,96 @@ func TestRevokedDamaged(t *testing.T) {
 	os.WriteFile(path+revokedSuffix, whole, 0o600)
 	s = mustOpen(t, path)
 	wantChanged(t, s)
+}
+
+// What a power cut took out of the middle is in the database, unless that is
+// another one.
+func TestRevokedMended(t *testing.T) {
+	path, old := killable(t)
+	s := mustOpen(t, path)
+	s.side.sync()
+	change(t, s, killKeys)
+	change(t, s, func(tx store.Tx) error { return tx.Bury([32]byte{2}, [32]byte{3}) })
+	s.Close()
+	side := path + revokedSuffix
+	current, whole := readFile(t, path), readFile(t, side)
+	n := (len(whole) - len(revokedMagic)) / revokedLen
+	slot := func(i int) int { return len(revokedMagic) + i*revokedLen }
+	for from := 1; from < n-1; from++ {
+		for to := from + 1; to < n; to++ {
+			for _, fill := range []byte{0, 0xff} {
+				b := bytes.Clone(whole)
+				copy(b[slot(from)+5:slot(to)], bytes.Repeat([]byte{fill}, slot(to)-slot(from)-5))
+				putBack(t, path, current)
+				os.WriteFile(side, b, 0o600)
+				if r, err := Check(path, nil); err != nil || len(r.Problems) > 0 || r.Buried != n {
+					t.Fatalf("entries %d to %d: check: %+v, %v", from, to, r, err)
+				}
+				s := mustOpen(t, path)
+				if s.Replayed() != 0 || buriedIn(t, s, [32]byte{3}) != true {
+					t.Fatalf("entries %d to %d: %d keys were revoked", from, to, s.Replayed())
+				}
+				s.Close()
+				if !bytes.Equal(readFile(t, side), whole) {
+					t.Fatalf("entries %d to %d: the file is not what it was", from, to)
+				}
+				putBack(t, path, old)
+				os.WriteFile(side, b, 0o600)
+				_, err := tryOpen(path)
+				wantDamaged(t, "with an older database", side, err)
+			}
+		}
+	}
+	// What is good must be what the database says it is.
+	b := bytes.Clone(whole)
+	other := entry{binary.BigEndian.Uint64(b[slot(n-1):]), [32]byte{99}}
+	copy(b[slot(n-1):], other.appendTo(nil, newTagger(s.master.Derive(tagPurpose))))
+	b[slot(n-2)] ^= 1
+	putBack(t, path, current)
+	os.WriteFile(side, b, 0o600)
+	_, err := tryOpen(path)
+	wantDamaged(t, "another entry", side, err)
+	wantMode(t, side, 0o600)
+}
+
+func buriedIn(t *testing.T, s *Store, digest [32]byte) (ok bool) {
+	t.Helper()
+	if err := s.View(context.Background(), func(r store.Reader) (err error) { ok, err = r.Buried(digest); return err }); err != nil {
+		t.Fatal(err)
+	}
+	return ok
+}
+
+// Buried knows what waits for a disk that fails, what was compacted, and says
+// so if the list is gone.
+func TestBuried(t *testing.T) {
+	path, _ := killable(t)
+	s := mustOpen(t, path)
+	s.side.mu.Lock()
+	s.side.f.Close() // from now on writes fail
+	s.side.mu.Unlock()
+	change(t, s, func(tx store.Tx) error { return tx.Bury([32]byte{5}) })
+	if !buriedIn(t, s, [32]byte{1}) || !buriedIn(t, s, [32]byte{5}) || buriedIn(t, s, [32]byte{6}) {
+		t.Fatal("what waits is not known")
+	}
+	change(t, s, func(tx store.Tx) error { return tx.Bury([32]byte{6}) })
+	if !buriedIn(t, s, [32]byte{6}) {
+		t.Fatal("what was buried since is not known")
+	}
+	_ = s.Close()
+	s = mustOpen(t, path)
+	s.side.limit = 1
+	s.side.sync()
+	if !buriedIn(t, s, [32]byte{1}) || !buriedIn(t, s, [32]byte{6}) {
+		t.Fatal("an opening or compacting lost something")
+	}
+	s.Close()
+	s = mustOpen(t, path)
+	os.Remove(path + revokedSuffix)
+	err := s.View(context.Background(), func(r store.Reader) error { _, err := r.Buried([32]byte{1}); return err })
+	if err == nil {
+		t.Fatal("a list that is gone knows everything")
+	}
 }
 
 func wantChanged(t *testing.T, s *Store) {

@@ -29,9 +29,10 @@ type sideFile struct {
 	synced  uint64   // number of the last entry that a power cut cannot take
 	waiting []entry  // committed and not written, for the disk failed
 	timer   *time.Timer
-	running sync.WaitGroup // of the timer
-	err     error          // of the last attempt
-	closing bool           // no timer is set any more
+	running sync.WaitGroup        // of the timer
+	err     error                 // of the last attempt
+	closing bool                  // no timer is set any more
+	all     map[[32]byte]struct{} // all digests; nil until someone asks
 }
 
 // add appends entries that were committed. If the disk fails that is tried
@@ -44,6 +45,7 @@ func (s *sideFile) add(entries []entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiting = append(s.waiting, entries...)
+	s.know(entries)
 	s.err = s.flush()
 	s.arm()
 }
@@ -126,6 +128,30 @@ func (s *sideFile) syncDir() error {
 	}
 	err := syncDir(filepath.Dir(s.path))
 	s.fresh = err != nil
+	return err
+}
+
+// openAt opens the file, whose entries take size bytes; nothing if that is 0. A
+// mended file is written anew.
+func (s *sideFile) openAt(entries []entry, size int64, mended bool) (err error) {
+	if mended {
+		b := []byte(revokedMagic)
+		for _, e := range entries {
+			b = e.appendTo(b, s.tagger)
+		}
+		if s.f, err = replaceFile(s.path, b); err != nil {
+			return err
+		}
+		s.fresh = true
+		return s.syncDir()
+	}
+	if size == 0 {
+		return nil
+	}
+	if err := os.Truncate(s.path, size); err != nil {
+		return err
+	}
+	s.f, err = os.OpenFile(s.path, os.O_RDWR, 0o600)
 	return err
 }
 

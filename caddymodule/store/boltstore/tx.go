@@ -3,6 +3,7 @@ package boltstore
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/store"
@@ -148,6 +149,14 @@ func headOf(k *access.Key, b []byte) (*access.KeyHead, error) {
 func (t *tx) Bury(digests ...[32]byte) error {
 	t.buried = append(t.buried, digests...)
 	return nil
+}
+
+// Buried implements store.Reader.
+func (t *tx) Buried(digest [32]byte) (bool, error) {
+	if slices.Contains(t.buried, digest) {
+		return true, nil
+	}
+	return t.reader.Buried(digest)
 }
 
 // PutBlob implements store.Tx.

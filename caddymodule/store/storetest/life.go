@@ -238,13 +238,29 @@ func testBury(t *testing.T, open Opener, restore Restorer) {
 		return errors.Join(tx.Bury(NewKey("", 1).Digest, NewKey("", 2).Digest, withSecrets(NewKey("", 4)).Previous.Digest),
 			tx.Bury(both.Digest, both.Previous.Digest), tx.UpdateKey(revoked), tx.UpdateKey(rotated), tx.DeleteTenant("gone"))
 	})
+	wantBuried := func(known map[[32]byte]bool) {
+		t.Helper()
+		view(t, s, func(r store.Reader) error { return sameBuried(t, r, known) })
+		update(t, s, func(tx store.Tx) error { return sameBuried(t, tx, known) })
+	}
+	known := map[[32]byte]bool{NewKey("", 0).Digest: false, NewKey("", 1).Digest: true, NewKey("", 3).Digest: false,
+		withSecrets(NewKey("", 4)).Previous.Digest: true, {31: 9}: false}
+	wantBuried(known)
 	// What did not happen is not buried.
 	_ = s.Update(context.Background(), func(tx store.Tx) error { return errors.Join(tx.Bury(NewKey("", 3).Digest), errStop) })
+	wantBuried(known)
+	update(t, s, func(tx store.Tx) error {
+		err := tx.Bury([32]byte{31: 9})
+		known[[32]byte{31: 9}] = true
+		return errors.Join(err, sameBuried(t, tx, known)) // it knows of its own
+	})
+	wantBuried(known)
 	same(t, "key rotated", mustKey(t, s, NewKey("", 2).ID).Status, access.StatusActive)
 	_ = s.Close()
 	restore(t, dir, backup.Bytes())
 	s = open(t, dir)
 	defer s.Close()
+	wantBuried(known)
 	m := follow(t, s)
 	for n, dead := range map[int]bool{0: false, 1: true, 2: true, 3: false, 4: false, 5: true, 9: true} {
 		k := mustKey(t, s, NewKey("", n).ID)
@@ -255,6 +271,18 @@ func testBury(t *testing.T, open Opener, restore Restorer) {
 	loser.Previous = nil
 	same(t, "key that lost its previous secret alone", mustKey(t, s, loser.ID), loser)
 	same(t, "tenants", listTenants(t, s, ""), slices.Sorted(slices.Values([]string{"acme", "gone"})))
+}
+
+func sameBuried(t *testing.T, r store.Reader, known map[[32]byte]bool) error {
+	t.Helper()
+	for d, want := range known {
+		got, err := r.Buried(d)
+		if err != nil {
+			return err
+		}
+		same(t, fmt.Sprintf("%x is buried", d), got, want)
+	}
+	return nil
 }
 
 func testBackupCancel(t *testing.T, open Opener) {
