@@ -115,8 +115,10 @@ func (a *App) adoptLearned(ctx context.Context, tenant string, secret token.Secr
 	if err != nil {
 		return access.KeyID{}, err
 	}
-	if results[0].Err != nil {
-		return access.KeyID{}, results[0].Err
+	if e := results[0].Err; e != nil && e.Code == registrar.Conflict {
+		return access.KeyID{}, nil // the secret died here: learnKey finds no key that has it
+	} else if e != nil {
+		return access.KeyID{}, e
 	}
 	return results[0].ID, nil
 }

@@ -33,8 +33,14 @@ func (a *App) newTerms(m *engine.Metering, t *index.Tenant, now int64) *tenantTe
 	if name == "" {
 		name = a.DefaultPlan
 	}
+	if o := t.Override; o.In(now) {
+		tt.until = o.Until
+	}
 	plan := a.meterPlans[name]
 	if plan == nil {
+		if o := t.Override; o.In(now) {
+			tt.perTenant.most = o.Concurrent
+		}
 		return tt
 	}
 	tt.plan, tt.perKey, tt.perTenant, tt.credits = plan, plan.perKey, plan.perTenant, plan.credits != nil
@@ -49,7 +55,6 @@ func (a *App) newTerms(m *engine.Metering, t *index.Tenant, now int64) *tenantTe
 		}
 	}
 	if o := t.Override; o.In(now) {
-		tt.until = o.Until
 		if o.Credits > 0 && real.Credits != nil {
 			real.Credits.Amount = o.Credits
 		}

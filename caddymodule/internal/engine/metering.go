@@ -85,7 +85,23 @@ func (e *Engine) openMetering(ctx context.Context, o MeteringOptions) (*Metering
 		_ = file.Close()
 		return nil, fmt.Errorf("opening usage: %w", err)
 	}
+	if file.Recovery().New && hasUsage(ctx, e.Store) {
+		e.meteringError(errLostCounters)
+	}
 	return &Metering{Counters: file, Usage: rec, Ledger: credit.New(credit.Options{Slots: credit.Counters(file), Now: e.clock})}, nil
+}
+
+var errLostCounters = errors.New("there is usage, but the file of counters was not there: credits and quotas of the present periods start anew; keep it with the database")
+
+// hasUsage reports whether the store has usage of an earlier time.
+func hasUsage(ctx context.Context, st store.Store) (yes bool) {
+	_ = st.View(ctx, func(r store.Reader) error {
+		return r.Usage([]byte("d"), []byte("n"), func(_, _ []byte) bool { // days, hours, minutes
+			yes = true
+			return false
+		})
+	})
+	return yes
 }
 
 // meteringError tells the newest configuration.
