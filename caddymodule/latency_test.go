@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -12,7 +13,7 @@ import (
 )
 
 // TestSpeedOfTheGateWhileKeysChange compares the gate's latency while keys are
-// created and revoked, some 600 a second, with that while none are, in turns.
+// created and revoked, some 80 a second, with that while none are, in turns.
 // It reports, and judges nothing: set KEYTOLL_SPEED=1.
 func TestSpeedOfTheGateWhileKeysChange(t *testing.T) {
 	if os.Getenv("KEYTOLL_SPEED") == "" {
@@ -24,10 +25,59 @@ func TestSpeedOfTheGateWhileKeysChange(t *testing.T) {
 	for _, text := range g.fill(benchmarkKeys, 1<<10) {
 		requests = append(requests, g.request(text))
 	}
+	g.whileKeysChange(t, func() []time.Duration { return g.latencies(requests) })
+}
+
+// TestSpeedOfAnswersWhileKeysChange is the same for whole answers over one
+// connection, with a fixed API behind.
+func TestSpeedOfAnswersWhileKeysChange(t *testing.T) {
+	if os.Getenv("KEYTOLL_SPEED") == "" {
+		t.Skip("set KEYTOLL_SPEED=1")
+	}
+	g := newGateway(t, "throttle_failures off", "keytoll\nreverse_proxy "+cannedUpstream(t))
+	_, key := g.key("acme", registrar.CreateKeyRequest{})
+	req, err := http.NewRequest("GET", g.url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-Api-Key", key)
+	client := &http.Client{Transport: &http.Transport{}}
+	compareWhile(t, func() {
+		id, _ := g.key("acme", registrar.CreateKeyRequest{})
+		if _, err := g.registrar().RevokeKey(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}, func() []time.Duration {
+		out := make([]time.Duration, 0, 2000)
+		for range cap(out) {
+			start := time.Now()
+			resp, err := client.Do(req)
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatal(resp, err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			out = append(out, time.Since(start))
+		}
+		return out
+	})
+}
+
+func (b *bareGate) whileKeysChange(t *testing.T, measure func() []time.Duration) {
+	compareWhile(t, func() {
+		id, _ := b.key(registrar.CreateKeyRequest{})
+		if _, err := b.handler.app.registrar.Load().RevokeKey(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}, measure)
+}
+
+// compareWhile measures in turns, without changes and with.
+func compareWhile(t *testing.T, change func(), measure func() []time.Duration) {
 	var changes atomic.Int64
 	var still, busy []time.Duration
-	for changes.Load() < 2000 {
-		still = append(still, g.latencies(requests)...)
+	for changes.Load() < 1000 {
+		still = append(still, measure()...)
 		stop, stopped := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(stopped)
@@ -37,15 +87,12 @@ func TestSpeedOfTheGateWhileKeysChange(t *testing.T) {
 					return
 				default:
 				}
-				id, _ := g.key(registrar.CreateKeyRequest{})
-				if _, err := g.handler.app.registrar.Load().RevokeKey(t.Context(), id); err != nil {
-					t.Error(err)
-				}
+				change()
 				changes.Add(2)
-				time.Sleep(2 * time.Millisecond) // some 600 changes a second
+				time.Sleep(20 * time.Millisecond) // some 80 changes a second
 			}
 		}()
-		busy = append(busy, g.latencies(requests)...)
+		busy = append(busy, measure()...)
 		close(stop)
 		<-stopped
 	}
