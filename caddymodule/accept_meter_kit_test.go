@@ -45,7 +45,7 @@ func (g *gateway) balance(tenant string) credit.Balance {
 		g.t.Fatal(err)
 	}
 	t := app.engine.Load().Index.TenantByID(tenant)
-	b, err := app.metering.Balance(app.termsOf(app.metering, t, time.Now().Unix()).payer)
+	b, err := app.metering.Ledger.Balance(app.termsOf(app.metering, t, time.Now().Unix()).payer)
 	if err != nil {
 		g.t.Fatal(err)
 	}

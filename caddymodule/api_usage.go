@@ -69,10 +69,10 @@ func (a *App) account(tenant string) (out mgmt.Account, err error) {
 	if tt.payer.Terms == nil {
 		return out, nil
 	}
-	if out.Credits, err = m.Balance(tt.payer); err != nil {
+	if out.Credits, err = m.Ledger.Balance(tt.payer); err != nil {
 		return out, a.uncounted(err)
 	}
-	left, err := m.Grants(tt.payer)
+	left, err := m.Ledger.Grants(tt.payer)
 	if err != nil {
 		return out, a.uncounted(err)
 	}
@@ -105,7 +105,7 @@ func grantsLeft(grants []access.Grant, counted []credit.GrantBalance) map[string
 
 // quotasOf returns the quotas of the plan, also those that are only observed.
 func quotasOf(m *engine.Metering, tt *tenantTerms) ([]mgmt.Quota, error) {
-	counted, err := m.Quotas(tt.payer)
+	counted, err := m.Ledger.Quotas(tt.payer)
 	if err != nil {
 		return nil, err
 	}

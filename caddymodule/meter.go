@@ -194,7 +194,7 @@ func (b *bill) take(e *engine.Engine, r *http.Request, c *gate.Call) access.Reas
 	}
 	refusal := credit.Refusal{Reason: credit.Failed}
 	if b.h.app.serve || b.m.Counters.Err() == nil {
-		refusal = b.m.Charge(&b.receipt, b.terms.payer, key, b.price, b.units)
+		refusal = b.m.Ledger.Charge(&b.receipt, b.terms.payer, key, b.price, b.units)
 	}
 	b.tally(key, &refusal)
 	switch refusal.Reason {
@@ -248,7 +248,7 @@ func (b *bill) finish(c *gate.Call) {
 	b.units[credit.BytesIn] = max(b.units[credit.BytesIn], b.in.Load())
 	b.units[credit.BytesOut] = b.out.Load()
 	b.units[credit.Seconds] = int64((took + time.Second - 1) / time.Second)
-	if err := b.m.Settle(&b.receipt, final, b.units); err != nil {
+	if err := b.receipt.Settle(final, b.units); err != nil {
 		b.h.app.meterTrouble(err)
 	}
 	b.total(c, final)

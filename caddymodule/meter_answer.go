@@ -128,7 +128,7 @@ func (b *bill) headers(h http.Header, open bool) {
 	if b.terms.payer.Terms == nil || b.terms.payer.Terms.Credits == nil {
 		return
 	}
-	balance, err := b.m.Balance(b.terms.payer)
+	balance, err := b.m.Ledger.Balance(b.terms.payer)
 	if err != nil || !balance.Limited {
 		return
 	}

@@ -27,7 +27,7 @@ func (a *App) watchCredits(m *engine.Metering) {
 			return
 		}
 		terms := a.termsOf(m, who, e.Wall(e.Limiter.Now()).Unix())
-		b, err := m.Balance(terms.payer)
+		b, err := m.Ledger.Balance(terms.payer)
 		if err != nil || !b.Limited {
 			return // its next request brings it here again
 		}

@@ -57,7 +57,7 @@ func (b *bareGate) spent(t testing.TB) access.Credits {
 	t.Helper()
 	app := b.handler.app
 	tt := app.termsOf(app.metering, app.engine.Load().Index.TenantByID("acme"), time.Now().Unix())
-	got, err := app.metering.Balance(tt.payer)
+	got, err := app.metering.Ledger.Balance(tt.payer)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
-	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/counter"
 	"github.com/keytoll/keytoll/caddymodule/internal/credit"
 	"github.com/keytoll/keytoll/caddymodule/internal/usage"
@@ -135,38 +133,6 @@ func (e *Engine) closeMetering() error {
 	return errors.Join(used, counted)
 }
 
-// Charge is credit.Ledger.Charge; a disk that fails is a refusal.
-func (m *Metering) Charge(r *credit.Receipt, tenant, key credit.Payer, price access.Credits, units credit.Units) (out credit.Refusal) {
-	err := m.guard(func() error {
-		out = m.Ledger.Charge(r, tenant, key, price, units)
-		return nil
-	})
-	if err != nil {
-		out = credit.Refusal{Reason: credit.Failed, Err: err}
-	}
-	return out
-}
-
-// Settle is credit.Receipt.Settle.
-func (m *Metering) Settle(r *credit.Receipt, final access.Credits, units credit.Units) error {
-	return m.guard(func() error { return r.Settle(final, units) })
-}
-
-// Balance is credit.Ledger.Balance.
-func (m *Metering) Balance(who credit.Payer) (b credit.Balance, err error) {
-	err = m.guard(func() (err error) {
-		b, err = m.Ledger.Balance(who)
-		return err
-	})
-	return b, err
-}
-
-// guard keeps a page that the disk does not give from ending the process.
-func (m *Metering) guard(fn func() error) (err error) {
-	defer m.Counters.Guard(debug.SetPanicOnFault(true), &err)
-	return fn()
-}
-
 // usageStorage is the store's bucket of usage.
 type usageStorage struct{ store.Store }
 
@@ -189,21 +155,25 @@ func (s usageStorage) Range(ctx context.Context, from, to []byte, yield func(key
 }
 
 // Over reports whether a payer has used more than other terms than its own
-// allow: those that are only observed.
-func (m *Metering) Over(who credit.Payer, terms *credit.Terms) (over bool) {
-	_ = m.guard(func() error {
-		if terms.Credits != nil {
-			b, err := m.Ledger.Balance(who)
-			if err != nil {
-				return err
-			}
-			over = b.Overage > terms.Credits.Overage
+// allow: those that are only observed. Where the disk fails, nothing is over.
+func (m *Metering) Over(who credit.Payer, terms *credit.Terms) bool {
+	if terms.Credits != nil {
+		b, err := m.Ledger.Balance(who)
+		if err != nil {
+			return false
 		}
-		quotas, err := m.Ledger.Quotas(who)
-		for i := range quotas {
-			over = over || i < len(terms.Quotas) && quotas[i].Used > terms.Quotas[i].Amount
+		if b.Overage > terms.Credits.Overage {
+			return true
 		}
-		return err
-	})
-	return over
+	}
+	quotas, err := m.Ledger.Quotas(who)
+	if err != nil {
+		return false
+	}
+	for i := range quotas {
+		if i < len(terms.Quotas) && quotas[i].Used > terms.Quotas[i].Amount {
+			return true
+		}
+	}
+	return false
 }
