@@ -76,7 +76,7 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	if b != nil {
 		x.bill = b
 		defer x.settle() // also if anything below panics
-		b.observe(e, r, c)
+		b.observe(r, c)
 	}
 	x.draft = h.headers.draftFields(e, c, asks)
 	x.attach(r)

@@ -44,6 +44,7 @@ type bill struct {
 	told    bool
 
 	e        *engine.Engine
+	own      *access.Override // of the key, if one is in force
 	route    string
 	flights  [maxFlights]engine.Flight
 	nflights int
@@ -62,17 +63,20 @@ type bill struct {
 // charge takes what a request costs before it goes on. It returns why not, as
 // a reason in c, and the bill in any case.
 func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill {
-	m := h.app.metering
-	b := &bill{h: h, m: m, e: e, terms: h.app.termsOf(m, c.Tenant, h.app.unix(e, c))}
+	m, now := h.app.metering, e.Wall(c.Started).Unix()
+	b := &bill{h: h, m: m, e: e, terms: h.app.termsOf(m, c.Tenant, now)}
+	if own := e.Index.Override(c.Record); own.In(now) {
+		b.own = own
+	}
 	if c.Reason != access.Allowed {
 		return b
 	}
 	reason := b.name(r)
 	if reason == access.Allowed {
-		reason = b.enter(e, c)
+		reason = b.enter(c)
 	}
 	if reason == access.Allowed {
-		reason = b.take(e, r, c)
+		reason = b.take(r, c)
 	}
 	if reason == access.Allowed {
 		b.start()
@@ -133,47 +137,36 @@ func matches(m gate.Match, r *http.Request) (bool, error) {
 }
 
 // enter counts the request among those at one time.
-func (b *bill) enter(e *engine.Engine, c *gate.Call) access.Reason {
+func (b *bill) enter(c *gate.Call) access.Reason {
 	t := b.terms
-	rules := [2]struct {
-		flightLimit
-		class uint64
-	}{{t.ofKey(e, c), flightsOfKey}, {t.perTenant, flightsOfTenant}}
-	for _, rule := range rules {
-		subject := limit.Subject(c.Record.ID)
-		if rule.class == flightsOfTenant {
-			subject = limit.Subject(c.Tenant.Subject)
-		}
-		if !b.fly(rule.flightLimit, rule.class, subject) {
-			return access.ConcurrencyLimited
-		}
+	if !b.fly(flightRule{t.ofKey(b.own), false}, flightsOfKey, c) || !b.fly(flightRule{t.perTenant, true}, flightsOfTenant, c) {
+		return access.ConcurrencyLimited
 	}
 	for i, rule := range b.h.meter.flights {
-		subject := limit.Subject(c.Record.ID)
-		if rule.tenant {
-			subject = limit.Subject(c.Tenant.Subject)
-		}
-		if !b.fly(rule.flightLimit, b.h.flightClass+uint64(i), subject) {
+		if !b.fly(rule, b.h.flightClass+uint64(i), c) {
 			return access.ConcurrencyLimited
 		}
 	}
 	return access.Allowed
 }
 
-func (b *bill) fly(most flightLimit, class uint64, subject limit.Subject) bool {
-	if most.most == 0 {
+// fly counts the request under one bound, and reports whether there is room.
+func (b *bill) fly(rule flightRule, class uint64, c *gate.Call) bool {
+	if rule.most == 0 {
 		return true
 	}
-	f, ok := b.m.Enter(class, subject, int(most.most))
-	if !ok && most.observe {
-		b.observed = true
-		return true
+	subject := limit.Subject(c.Record.ID)
+	if rule.tenant {
+		subject = c.Tenant.Subject
 	}
-	if ok {
-		b.flights[b.nflights] = f
-		b.nflights++
+	f, ok := b.m.Enter(class, subject, int(rule.most))
+	if !ok {
+		b.observed = b.observed || rule.observe
+		return rule.observe
 	}
-	return ok
+	b.flights[b.nflights] = f
+	b.nflights++
+	return true
 }
 
 // leave ends the request's part of those at one time.
@@ -185,10 +178,10 @@ func (b *bill) leave() {
 }
 
 // take charges credits and quotas.
-func (b *bill) take(e *engine.Engine, r *http.Request, c *gate.Call) access.Reason {
+func (b *bill) take(r *http.Request, c *gate.Call) access.Reason {
 	b.units[credit.Requests] = 1
 	b.units[credit.BytesIn] = max(r.ContentLength, 0)
-	key := b.h.app.keyPayer(b.m, e, b.terms, c)
+	key := b.h.app.keyPayer(b.m, b.own, b.terms.plan, c.Record.ID)
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
 	}
@@ -207,7 +200,7 @@ func (b *bill) take(e *engine.Engine, r *http.Request, c *gate.Call) access.Reas
 		c.CreditsNeeded, c.CreditsAvailable = refusal.Needed.Ceil(), refusal.Available.Floor()
 		return access.NoCredits
 	}
-	e.Counts.StoreErrors.Add(1)
+	b.e.Counts.StoreErrors.Add(1)
 	if b.h.app.serve {
 		return access.Allowed
 	}
@@ -215,11 +208,11 @@ func (b *bill) take(e *engine.Engine, r *http.Request, c *gate.Call) access.Reas
 }
 
 // observe notes whether a rule that is only observed would have refused.
-func (b *bill) observe(e *engine.Engine, r *http.Request, c *gate.Call) {
+func (b *bill) observe(r *http.Request, c *gate.Call) {
 	if !b.admitted {
 		return
 	}
-	if g := b.h.observer; g != nil && g.Observe(&e.State, r, c) != access.Allowed {
+	if g := b.h.observer; g != nil && g.Observe(&b.e.State, r, c) != access.Allowed {
 		b.observed = true
 	}
 	if !b.terms.observes {
@@ -232,11 +225,9 @@ func (b *bill) observe(e *engine.Engine, r *http.Request, c *gate.Call) {
 	if b.m.Over(b.terms.payer, real) {
 		b.observed = true
 	}
-	if p := b.terms.plan; p.creditsObserve && b.price > 0 {
-		if o := e.Index.Override(c.Record); o.In(b.h.app.unix(e, c)) && o.Credits > 0 {
-			own := b.h.app.keyTermsOf(b.m, o, p, c.Record.ID)
-			b.observed = b.observed || b.m.Over(own.payer, own.real)
-		}
+	if p := b.terms.plan; p.creditsObserve && b.price > 0 && b.own != nil && b.own.Credits > 0 {
+		key := b.h.app.keyTermsOf(b.m, b.own, p, c.Record.ID)
+		b.observed = b.observed || b.m.Over(key.payer, key.real)
 	}
 }
 
@@ -303,9 +294,6 @@ func (a *App) meterTrouble(err error) {
 		a.logger.Error("metering", zap.Error(err))
 	}
 }
-
-// unix returns the second of a call.
-func (a *App) unix(e *engine.Engine, c *gate.Call) int64 { return e.Wall(c.Started).Unix() }
 
 // noTerms are those of a tenant that was deleted a moment ago.
 var noTerms = new(tenantTerms)

@@ -2,13 +2,13 @@ package caddymodule
 
 import (
 	"crypto/sha256"
+	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/credit"
 	"github.com/keytoll/keytoll/caddymodule/internal/engine"
-	"github.com/keytoll/keytoll/caddymodule/internal/gate"
 	"github.com/keytoll/keytoll/caddymodule/internal/index"
 )
 
@@ -33,33 +33,32 @@ func (a *App) newTerms(m *engine.Metering, t *index.Tenant, now int64) *tenantTe
 	if name == "" {
 		name = a.DefaultPlan
 	}
-	if o := t.Override; o.In(now) {
-		tt.until = o.Until
+	o := t.Override
+	if !o.In(now) {
+		o = new(access.Override) // replaces nothing
 	}
+	tt.until = o.Until
 	plan := a.meterPlans[name]
+	if plan != nil {
+		tt.plan, tt.perKey, tt.perTenant, tt.credits = plan, plan.perKey, plan.perTenant, plan.credits != nil
+	}
+	if o.Concurrent > 0 {
+		tt.perTenant.most = o.Concurrent
+	}
 	if plan == nil {
-		if o := t.Override; o.In(now) {
-			tt.perTenant.most = o.Concurrent
-		}
 		return tt
 	}
-	tt.plan, tt.perKey, tt.perTenant, tt.credits = plan, plan.perKey, plan.perTenant, plan.credits != nil
 	real := &credit.Terms{Quotas: plan.quotas}
 	if plan.credits != nil {
 		allowance := *plan.credits
 		real.Credits = &allowance
+		if o.Credits > 0 {
+			allowance.Amount = o.Credits
+		}
 		for _, g := range t.Grants {
 			if g.Expires == 0 || g.Expires > now {
 				real.Grants = append(real.Grants, credit.Grant{ID: grantID(g.ID), Amount: g.Amount, Expires: g.Expires})
 			}
-		}
-	}
-	if o := t.Override; o.In(now) {
-		if o.Credits > 0 && real.Credits != nil {
-			real.Credits.Amount = o.Credits
-		}
-		if o.Concurrent > 0 {
-			tt.perTenant.most = o.Concurrent
 		}
 	}
 	tt.real = real
@@ -84,15 +83,14 @@ func (tt *tenantTerms) enforced() *credit.Terms {
 		wide.Overage = access.MaxCredits
 		out.Credits = &wide
 	}
-	for i, observe := range p.quotasObserve {
-		if !observe {
-			continue
-		}
-		if !tt.observes || &out.Quotas[0] == &p.quotas[0] {
-			out.Quotas = append([]credit.Quota(nil), out.Quotas...)
-		}
+	if slices.Contains(p.quotasObserve, true) {
 		tt.observes = true
-		out.Quotas[i].Amount = maxQuota
+		out.Quotas = slices.Clone(out.Quotas)
+		for i, observe := range p.quotasObserve {
+			if observe {
+				out.Quotas[i].Amount = maxQuota
+			}
+		}
 	}
 	if out.Credits == nil && len(out.Quotas) == 0 {
 		return nil
@@ -100,10 +98,11 @@ func (tt *tenantTerms) enforced() *credit.Terms {
 	return &out
 }
 
-// ofKey returns how many requests a key may have at one time.
-func (tt *tenantTerms) ofKey(e *engine.Engine, c *gate.Call) flightLimit {
-	if o := e.Index.Override(c.Record); o.In(e.Wall(c.Started).Unix()) && o.Concurrent > 0 {
-		return flightLimit{o.Concurrent, tt.perKey.observe}
+// ofKey returns how many requests a key may have at one time. own is its
+// override in force, or nil.
+func (tt *tenantTerms) ofKey(own *access.Override) flightLimit {
+	if own != nil && own.Concurrent > 0 {
+		return flightLimit{own.Concurrent, tt.perKey.observe}
 	}
 	return tt.perKey
 }
@@ -126,14 +125,14 @@ type keyTerms struct {
 	real     *credit.Terms // what would refuse if it was not only observed
 }
 
-// keyPayer returns the key's own limit of credits, if it has one. Few keys have:
-// their terms are kept for as long as override and plan are the same.
-func (a *App) keyPayer(m *engine.Metering, e *engine.Engine, tt *tenantTerms, c *gate.Call) credit.Payer {
-	o := e.Index.Override(c.Record)
-	if !o.In(e.Wall(c.Started).Unix()) || o.Credits == 0 || tt.plan == nil || tt.plan.credits == nil {
+// keyPayer returns the key's own limit of credits, if its override in force sets
+// one. Few keys have: their terms are kept for as long as override and plan are
+// the same.
+func (a *App) keyPayer(m *engine.Metering, own *access.Override, plan *meterPlan, id access.KeyID) credit.Payer {
+	if own == nil || own.Credits == 0 || plan == nil || plan.credits == nil {
 		return credit.Payer{}
 	}
-	return a.keyTermsOf(m, o, tt.plan, c.Record.ID).payer
+	return a.keyTermsOf(m, own, plan, id).payer
 }
 
 func (a *App) keyTermsOf(m *engine.Metering, o *access.Override, plan *meterPlan, id access.KeyID) *keyTerms {
