@@ -95,3 +95,11 @@ func bounds(by period.Period, now int64) (start, end int64) {
 	from, to := by.Bounds(time.Unix(min(max(now, 1), maxUnix), 0))
 	return max(from.Unix(), 1), to.Unix()
 }
+
+// resets returns the end of the account's period; zero if it has none.
+func (a *account) resets() time.Time {
+	if a.until > maxUnix {
+		return time.Time{}
+	}
+	return time.Unix(a.until, 0).UTC()
+}

@@ -25,24 +25,42 @@ func (b *Balance) Whole() (used, limit, remaining int64) {
 	return limit - remaining, limit, remaining
 }
 
-// Balance returns what a payer has now. It opens a new period as a charge does.
-func (l *Ledger) Balance(who Payer) (b Balance, err error) {
+// read calls fn with a payer's purse locked and bound to its terms. It does
+// nothing for one that pays nothing.
+func (l *Ledger) read(who Payer, fn func(p *Purse, t *Terms, now int64) error) (err error) {
 	p, t := who.Purse, who.Terms
-	if p == nil || t == nil || t.Credits == nil {
-		return b, nil
+	if p == nil || t == nil {
+		return nil
 	}
 	now := l.seconds()
 	defer guard(l.slots, debug.SetPanicOnFault(true), &err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err = p.bind(t); err != nil {
-		return b, err
+	if err := p.bind(t); err != nil {
+		return err
 	}
-	if err = p.turnCredits(now); err != nil {
-		return b, err
+	return fn(p, t, now)
+}
+
+// Balance returns what a payer has now. It opens a new period as a charge does.
+func (l *Ledger) Balance(who Payer) (b Balance, err error) {
+	if who.Terms == nil || who.Terms.Credits == nil {
+		return b, nil
 	}
+	err = l.read(who, func(p *Purse, t *Terms, now int64) error {
+		if err := p.turnCredits(now); err != nil {
+			return err
+		}
+		b = p.balance(t, now)
+		return nil
+	})
+	return b, err
+}
+
+// balance is Balance, once the period is the present one.
+func (p *Purse) balance(t *Terms, now int64) Balance {
 	carried, used := access.Credits(p.credit.carried()), access.Credits(p.credit.used())
-	b = Balance{Limited: true, Limit: t.Credits.Amount + carried, Carried: carried}
+	b := Balance{Limited: true, Limit: t.Credits.Amount + carried, Carried: carried}
 	b.Remaining, b.Overage = max(b.Limit-used, 0), max(used-b.Limit, 0)
 	for i := range p.grants {
 		if g := &p.grants[i]; g.spendable(now) {
@@ -53,10 +71,8 @@ func (l *Ledger) Balance(who Payer) (b Balance, err error) {
 		}
 	}
 	b.Used = b.Limit - b.Remaining
-	if p.credit.until <= maxUnix {
-		b.Resets = time.Unix(p.credit.until, 0).UTC()
-	}
-	return b, nil
+	b.Resets = p.credit.resets()
+	return b
 }
 
 // GrantBalance is a grant and what was used of it.
@@ -67,23 +83,15 @@ type GrantBalance struct {
 
 // Grants returns the grants of the terms in the order in which they are spent.
 func (l *Ledger) Grants(who Payer) (list []GrantBalance, err error) {
-	p, t := who.Purse, who.Terms
-	if p == nil || t == nil {
-		return nil, nil
-	}
-	now := l.seconds()
-	defer guard(l.slots, debug.SetPanicOnFault(true), &err)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.bind(t); err != nil {
-		return nil, err
-	}
-	list = make([]GrantBalance, len(p.grants))
-	for i := range p.grants {
-		g := &p.grants[i]
-		list[i] = GrantBalance{g.Grant, access.Credits(g.used()), g.left(now)}
-	}
-	return list, nil
+	err = l.read(who, func(p *Purse, _ *Terms, now int64) error {
+		list = make([]GrantBalance, len(p.grants))
+		for i := range p.grants {
+			g := &p.grants[i]
+			list[i] = GrantBalance{g.Grant, access.Credits(g.used()), g.left(now)}
+		}
+		return nil
+	})
+	return list, err
 }
 
 // QuotaBalance is a quota and what was used of it.
@@ -95,27 +103,17 @@ type QuotaBalance struct {
 
 // Quotas returns the quotas of the terms, in their order.
 func (l *Ledger) Quotas(who Payer) (list []QuotaBalance, err error) {
-	p, t := who.Purse, who.Terms
-	if p == nil || t == nil {
-		return nil, nil
-	}
-	now := l.seconds()
-	defer guard(l.slots, debug.SetPanicOnFault(true), &err)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.bind(t); err != nil {
-		return nil, err
-	}
-	list = make([]QuotaBalance, len(t.Quotas))
-	for i, q := range t.Quotas {
-		a := p.quotas[i]
-		if err := a.turn(now, q.Period, 0); err != nil {
-			return nil, err
+	err = l.read(who, func(p *Purse, t *Terms, now int64) error {
+		all := make([]QuotaBalance, len(t.Quotas))
+		for i, q := range t.Quotas {
+			a := p.quotas[i]
+			if err := a.turn(now, q.Period, 0); err != nil {
+				return err
+			}
+			all[i] = QuotaBalance{Quota: q, Used: a.used(), Resets: a.resets()}
 		}
-		list[i] = QuotaBalance{Quota: q, Used: a.used()}
-		if a.until <= maxUnix {
-			list[i].Resets = time.Unix(a.until, 0).UTC()
-		}
-	}
-	return list, nil
+		list = all
+		return nil
+	})
+	return list, err
 }
