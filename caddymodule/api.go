@@ -108,7 +108,7 @@ func (a *API) Provision(ctx caddy.Context) error {
 	}
 	a.desk = mgmt.NewDesk(mgmt.DeskOptions{
 		Kind: a.Kind, Registrar: app.activeRegistrar, Dialect: words, Base: a.Base, Require: require, Params: a.queryKeys(),
-		CallerFrom: callerFrom, Holds: app.holds, Use: app.lastUse, LastRefusal: app.lastRefusal,
+		CallerFrom: callerFrom, Holds: a.holds, Use: app.lastUse, LastRefusal: app.lastRefusal,
 		Account: app.account, Recorder: app.recorder,
 		OnInternal: func(r *http.Request, err error) {
 			a.logger.Error("management request failed", zap.String("method", r.Method), zap.String("path", app.keys.Redact(r.URL.Path)), zap.Error(err))
@@ -198,10 +198,9 @@ func (a *API) queryKeys() (names []string) {
 	return names
 }
 
-// holds reports whether a key has one of the permissions, and its plan and
-// tenant have it too.
-func (a *App) holds(c mgmt.Caller, need []string) bool {
-	e := a.engine.Load()
+// holds reports whether a key has one of the permissions, and notes it if not.
+func (a *API) holds(c mgmt.Caller, need []string) bool {
+	e := a.Gate.app.engine.Load()
 	if e == nil {
 		return false
 	}
@@ -209,16 +208,7 @@ func (a *App) holds(c mgmt.Caller, need []string) bool {
 	if rec == nil {
 		return false
 	}
-	rights, t := e.Index.Rights(rec), e.Index.Tenant(rec)
-	if rights == nil || t == nil {
-		return false
-	}
-	plan := a.planOf(t.Plan)
-	ok := slices.ContainsFunc(need, func(p string) bool {
-		return a.permissions.Holds(rights.Permissions, p) &&
-			(plan == nil || plan.Permissions == nil || a.permissions.Holds(plan.Permissions, p)) &&
-			(t.Permissions == nil || a.permissions.Holds(t.Permissions, p))
-	})
+	ok := a.Gate.gate.Holds(&e.State, rec, need)
 	if !ok {
 		e.Refused(&gate.Call{Record: rec, Reason: access.Forbidden, Started: e.Limiter.Now()})
 	}

@@ -102,6 +102,13 @@ func refused(c *Call, reason access.Reason) access.Reason {
 	return reason
 }
 
+// Holds reports whether a key holds one of the needs, and its plan and tenant
+// hold that one too, as they are now. Without needs it does.
+func (g *Gate) Holds(s *State, rec *index.Record, needs []string) bool {
+	c := Call{Record: rec, Tenant: s.Index.Tenant(rec)}
+	return g.holds(&c, s.Index.Rights(rec), needs) == access.Allowed
+}
+
 // holds checks that the key holds one of the needs, and that its plan and its
 // tenant hold that one too.
 func (g *Gate) holds(c *Call, rights *access.Rights, needs []string) access.Reason {
