@@ -23,10 +23,6 @@ const (
 	verifyFor = 3 * time.Second // after which no further hash is begun for a text
 )
 
-// algImported is the algorithm of keys of which the store has a hash alone, as
-// in package token.
-const algImported = token.AlgImported
-
 // foreign verifies texts against imported hashes: each text once at a time, few
 // at once, and each answer is remembered for a while. Texts are known by their
 // digest.
@@ -121,7 +117,7 @@ func (e *Engine) holder(v verdict, digest *[32]byte) *index.Record {
 		return nil
 	}
 	rec := e.Index.ByID(v.id)
-	if rec == nil || rec.Alg() == algImported {
+	if rec == nil || rec.Alg() == token.AlgImported {
 		return rec
 	}
 	return e.Index.Lookup(digest) // adopted since, or rotated away

@@ -12,13 +12,6 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
-// The algorithms of digests that are not ours, as in package token.
-const (
-	algHMAC     uint8 = 1
-	algSHA256         = token.AlgSHA256
-	algImported       = token.AlgImported
-)
-
 // lookAgain bounds how often a secret is looked for again while a key goes from
 // one algorithm to another, which takes the writer microseconds.
 const lookAgain = 1000
@@ -47,7 +40,7 @@ func (g *Gate) identify(s *State, r *http.Request, c *Call, text string) access.
 // search looks where the index finds secrets. The commonest are first.
 func (g *Gate) search(s *State, c *Call, digest *[32]byte, text string) bool {
 	if c.Record = s.Index.Lookup(digest); c.Record != nil {
-		c.found, c.alg = c.mark, algHMAC
+		c.found, c.alg = c.mark, token.AlgHMAC
 		return true
 	}
 	if p := s.Index.LookupPrevious(digest); p.Record != nil {
@@ -66,8 +59,8 @@ func (g *Gate) search(s *State, c *Call, digest *[32]byte, text string) bool {
 		c.previous(p)
 		return true
 	}
-	c.Record, c.found, c.alg = rec, binary.BigEndian.Uint64(sum[:8]), algSHA256
-	c.foreign = &foreign{algSHA256, sum, text}
+	c.Record, c.found, c.alg = rec, binary.BigEndian.Uint64(sum[:8]), token.AlgSHA256
+	c.foreign = &foreign{token.AlgSHA256, sum, text}
 	return true
 }
 
@@ -78,7 +71,7 @@ func (c *Call) previous(p index.Previous) {
 
 // ask is the last resort for a text that no digest knows.
 func (g *Gate) ask(s *State, r *http.Request, c *Call, text string) access.Reason {
-	if s.Foreign == nil || s.Index.CountAlg(algImported) == 0 {
+	if s.Foreign == nil || s.Index.CountAlg(token.AlgImported) == 0 {
 		return access.Unknown
 	}
 	c.Slow = true
@@ -90,8 +83,8 @@ func (g *Gate) ask(s *State, r *http.Request, c *Call, text string) access.Reaso
 		return access.Unknown
 	}
 	c.Record, c.found, c.alg = rec, rec.Mark(), rec.Alg()
-	if c.alg == algImported {
-		c.foreign = &foreign{algImported, rec.Digest(), text}
+	if c.alg == token.AlgImported {
+		c.foreign = &foreign{token.AlgImported, rec.Digest(), text}
 	}
 	return access.Allowed
 }
@@ -162,14 +155,14 @@ func (p *Proof) Good(x *index.Index, rec *index.Record, now int64) bool {
 		return false
 	}
 	switch alg := rec.Alg(); {
-	case alg == algHMAC && rec.Mark() == p.mark:
+	case alg == token.AlgHMAC && rec.Mark() == p.mark:
 		return true
-	case alg == p.alg && alg != algHMAC && rec.Mark() == p.found:
+	case alg == p.alg && alg != token.AlgHMAC && rec.Mark() == p.found:
 		return true
 	}
 	before := x.PreviousOf(p.ID)
 	if before.Record == nil || now >= before.Until {
 		return false
 	}
-	return before.Mark == p.mark && before.Alg == algHMAC || before.Mark == p.found && before.Alg == p.alg
+	return before.Mark == p.mark && before.Alg == token.AlgHMAC || before.Mark == p.found && before.Alg == p.alg
 }

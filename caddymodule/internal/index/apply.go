@@ -3,6 +3,7 @@ package index
 import (
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/limit"
+	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
 // putKey takes over a key, new or not. Whether it is new is told by what is in
@@ -66,7 +67,7 @@ func (x *Index) changeKey(i uint32, r *Record, k *access.KeyHead) {
 	if moved {
 		r.digest.set(&k.Digest)
 		x.linkSecret(i, k)
-	} else if k.Alg == algImported {
+	} else if k.Alg == token.AlgImported {
 		x.imported.put(i, hint(k))
 	}
 }
@@ -75,7 +76,7 @@ func (x *Index) changeKey(i uint32, r *Record, k *access.KeyHead) {
 func (x *Index) linkSecret(i uint32, k *access.KeyHead) {
 	x.algCount[k.Alg%numAlgs].Add(1)
 	x.countSum(k.Alg, 1)
-	if k.Alg == algImported {
+	if k.Alg == token.AlgImported {
 		x.imported.put(i, hint(k))
 	}
 	if t := x.tableOf(k.Alg); t != nil {
@@ -87,7 +88,7 @@ func (x *Index) linkSecret(i uint32, k *access.KeyHead) {
 func (x *Index) unlinkSecret(i uint32, alg uint8, digest *[32]byte) {
 	x.algCount[alg%numAlgs].Add(-1)
 	x.countSum(alg, -1)
-	if alg == algImported {
+	if alg == token.AlgImported {
 		x.imported.drop(i)
 	}
 	if t := x.tableOf(alg); t != nil {

@@ -8,17 +8,12 @@ import (
 	"sync/atomic"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
-// The algorithms of digests, as in package token. A record of another one is
-// found by its id alone.
-const (
-	algHMAC     uint8 = 1
-	algSHA256   uint8 = 2 // the digest is the plain SHA-256 of the secret
-	algImported uint8 = 3 // the digest is nobody's; the store has a hash to verify
-
-	numAlgs = 4
-)
+// numAlgs is one more than the last algorithm of digests. A record of another
+// one is found by its id alone.
+const numAlgs = token.AlgImported + 1
 
 // CountAlg returns the number of keys whose digest is of an algorithm, 1 to 3.
 // It reads one word.
@@ -38,10 +33,10 @@ func (x *Index) LookupSHA256(digest *[32]byte) (r *Record, previous Previous) {
 	for {
 		i, ok := p.next()
 		if !ok {
-			previous = x.lookupPrevious(digest, algSHA256)
+			previous = x.lookupPrevious(digest, token.AlgSHA256)
 			return previous.Record, previous
 		}
-		if r := x.records.at(i); r.Alg() == algSHA256 && r.has(digest) {
+		if r := x.records.at(i); r.Alg() == token.AlgSHA256 && r.has(digest) {
 			return r, Previous{}
 		}
 	}
@@ -75,7 +70,7 @@ func (x *Index) Moved(m uint32) bool { return m&1 != 0 || x.moves.Load() != m }
 
 // countSum counts a secret that is known by its SHA-256.
 func (x *Index) countSum(alg uint8, by int64) {
-	if alg == algSHA256 {
+	if alg == token.AlgSHA256 {
 		x.sumCount.Add(by)
 	}
 }
@@ -84,9 +79,9 @@ func (x *Index) countSum(alg uint8, by int64) {
 // in none.
 func (x *Index) tableOf(alg uint8) *table {
 	switch alg {
-	case algHMAC:
+	case token.AlgHMAC:
 		return &x.digests
-	case algSHA256:
+	case token.AlgSHA256:
 		return &x.sums
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
 // model is the index as anybody would write it.
@@ -85,7 +86,7 @@ func (m *model) create() {
 	k := keyOf(m.serial)
 	k.Tenant, k.Environment = id, []string{"", "live", "test"}[m.rnd.IntN(3)]
 	m.randomize(k)
-	if k.Alg = uint8(1 + max(m.rnd.IntN(5)-2, 0)); k.Alg == algImported {
+	if k.Alg = uint8(1 + max(m.rnd.IntN(5)-2, 0)); k.Alg == token.AlgImported {
 		k.Imported = &access.Imported{Hint: modelHints[m.rnd.IntN(len(modelHints))], Hash: "x"}
 	}
 	putKey(m.x, k)
@@ -120,10 +121,10 @@ func (m *model) rotate() {
 	if k == nil {
 		return
 	}
-	if k.Alg == algHMAC || m.rnd.IntN(2) == 0 {
+	if k.Alg == token.AlgHMAC || m.rnd.IntN(2) == 0 {
 		m.forget(k.Previous)
 		k.Previous = nil
-		if m.rnd.IntN(2) == 0 && k.Alg != algImported {
+		if m.rnd.IntN(2) == 0 && k.Alg != token.AlgImported {
 			k.Previous = &access.Previous{Digest: k.Digest, Alg: k.Alg, Since: 5, Until: 10 + m.rnd.Int64N(90)}
 		}
 	}
@@ -132,7 +133,7 @@ func (m *model) rotate() {
 	}
 	was := k.Digest
 	m.serial++
-	k.Digest, k.Alg, k.Imported = digestOf(m.serial), algHMAC, nil
+	k.Digest, k.Alg, k.Imported = digestOf(m.serial), token.AlgHMAC, nil
 	copy(k.Digest[:4], was[:]) // often the same tag
 	putKey(m.x, k)
 }
@@ -243,7 +244,7 @@ func (m *model) checkAlgs() {
 	candidates := map[string]int{}
 	for _, k := range m.keys {
 		want[k.Alg]++
-		sums = sums || k.Alg == algSHA256 || k.Previous != nil && k.Previous.Alg == algSHA256
+		sums = sums || k.Alg == token.AlgSHA256 || k.Previous != nil && k.Previous.Alg == token.AlgSHA256
 		if k.Imported != nil {
 			candidates[k.Imported.Hint]++
 		}
@@ -294,11 +295,11 @@ func (m *model) lookup(k *access.KeyHead) *Record {
 	present := m.x.Lookup(&k.Digest)
 	sum, previous := m.x.LookupSHA256(&k.Digest)
 	switch {
-	case k.Alg == algImported && present == nil && sum == nil:
+	case k.Alg == token.AlgImported && present == nil && sum == nil:
 		return m.x.ByID(k.ID)
-	case k.Alg == algSHA256 && present == nil && previous.Record == nil:
+	case k.Alg == token.AlgSHA256 && present == nil && previous.Record == nil:
 		return sum
-	case k.Alg == algHMAC && sum == nil:
+	case k.Alg == token.AlgHMAC && sum == nil:
 		return present
 	}
 	return nil
@@ -313,7 +314,7 @@ func (m *model) checkPrevious(k *access.KeyHead, r *Record) {
 		return
 	}
 	p := m.x.LookupPrevious(&k.Previous.Digest)
-	if k.Previous.Alg == algSHA256 {
+	if k.Previous.Alg == token.AlgSHA256 {
 		var rec *Record
 		rec, p = m.x.LookupSHA256(&k.Previous.Digest)
 		if rec != p.Record {

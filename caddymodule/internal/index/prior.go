@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
 // prior is a secret that was rotated away and is good for a while longer. It
@@ -41,7 +42,7 @@ type Previous struct {
 // also past its end; its Record is nil if there is none. Where no key is being
 // rotated it reads one word. It takes no lock and does not allocate.
 func (x *Index) LookupPrevious(digest *[32]byte) Previous {
-	return x.lookupPrevious(digest, algHMAC)
+	return x.lookupPrevious(digest, token.AlgHMAC)
 }
 
 func (x *Index) lookupPrevious(digest *[32]byte, alg uint8) Previous {
@@ -88,7 +89,7 @@ func (x *Index) PreviousOf(id access.KeyID) Previous {
 // readers find it all the while.
 func (x *Index) putPrior(i uint32, k *access.KeyHead) (other bool) {
 	p := k.Previous
-	if p != nil && p.Alg != algHMAC && p.Alg != algSHA256 {
+	if p != nil && p.Alg != token.AlgHMAC && p.Alg != token.AlgSHA256 {
 		p = nil // its digest is nobody's
 	}
 	if n, ok := x.priors.of[i]; ok {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
 // A secret that is rotated away with grace is found all the while: as the
@@ -59,14 +60,14 @@ func TestRaceAdoption(t *testing.T) {
 	x := New()
 	ours, plain := digestOf(1), digestOf(2)
 	k := keyOf(0)
-	k.Digest, k.Alg = plain, algSHA256
+	k.Digest, k.Alg = plain, token.AlgSHA256
 	putKey(x, k)
 	write := func() {
 		for i := range churn {
 			if i%2 == 0 {
-				k.Digest, k.Alg = ours, algHMAC
+				k.Digest, k.Alg = ours, token.AlgHMAC
 			} else {
-				k.Digest, k.Alg = plain, algSHA256
+				k.Digest, k.Alg = plain, token.AlgSHA256
 			}
 			putKey(x, k)
 		}

@@ -10,9 +10,6 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
-// algSHA256 is the token.Alg of a plain SHA-256.
-const algSHA256 = token.AlgSHA256
-
 // loading is an import that is under way.
 type loading struct {
 	*call
@@ -164,7 +161,7 @@ func (l *loading) key(at int, line *Line) (registrar.ImportKey, error) {
 	switch {
 	case err != nil:
 		return k, err
-	case line.Alg == algSHA256:
+	case line.Alg == token.AlgSHA256:
 		k.SHA256 = sum
 		return k, nil
 	case !l.ours:

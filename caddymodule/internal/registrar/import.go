@@ -13,13 +13,6 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
-// Algorithms of digests that were imported; see access.KeyHead. A digest under
-// algImported is nobody's.
-const (
-	algSHA256   = token.AlgSHA256
-	algImported = token.AlgImported
-)
-
 // MaxImport is how many keys one Import takes.
 const MaxImport = 25_000
 

@@ -42,7 +42,7 @@ func (m *importing) key(in *ImportKey) (k *access.Key, digests [][32]byte, err e
 	if k.ID, err = m.id(k, in); err != nil {
 		return nil, nil, err
 	}
-	if k.Alg == algImported {
+	if k.Alg == token.AlgImported {
 		k.Digest = m.r.o.Digester.Sum("imported:" + k.ID.String())
 	}
 	return k, digests, nil
@@ -68,7 +68,7 @@ func (m *importing) secret(k *access.Key, in *ImportKey) ([][32]byte, error) {
 		if len(in.SHA256) != sha256.Size {
 			return nil, invalid("sha256", "a SHA-256 has %d bytes, not %d", sha256.Size, len(in.SHA256))
 		}
-		k.Digest, k.Alg, k.Prefix = [32]byte(in.SHA256), algSHA256, in.Hint
+		k.Digest, k.Alg, k.Prefix = [32]byte(in.SHA256), token.AlgSHA256, in.Hint
 		return [][32]byte{k.Digest}, nil
 	case in.Digest != nil:
 		if len(in.Digest) != sha256.Size {
@@ -77,7 +77,7 @@ func (m *importing) secret(k *access.Key, in *ImportKey) ([][32]byte, error) {
 		k.Digest, k.Alg, k.Prefix = [32]byte(in.Digest), token.AlgHMAC, in.Prefix
 		return [][32]byte{k.Digest}, nil
 	}
-	k.Alg, k.Prefix = algImported, in.Hint
+	k.Alg, k.Prefix = token.AlgImported, in.Hint
 	if k.Status != access.StatusRevoked {
 		k.Imported = &access.Imported{Hint: in.Hint, Hash: in.Hash}
 	}
@@ -103,7 +103,7 @@ func (m *importing) id(k *access.Key, in *ImportKey) (access.KeyID, error) {
 		return id, checked("id", err)
 	}
 	what := string(k.Digest[:])
-	if k.Alg == algImported {
+	if k.Alg == token.AlgImported {
 		what = in.Hash
 	}
 	var id access.KeyID

@@ -166,7 +166,7 @@ func (r *Registrar) SettleRotation(ctx context.Context, id access.KeyID) error {
 // present or previous secret's; if it has another by now nothing is changed.
 // Errors: NotFound, Exists if another key has this secret, Unavailable.
 func (r *Registrar) Adopt(ctx context.Context, id access.KeyID, alg uint8, was [32]byte, secret token.Secret) error {
-	if alg == token.AlgHMAC || secret.IsZero() || alg == algSHA256 && sha256.Sum256([]byte(secret.Reveal())) != was {
+	if alg == token.AlgHMAC || secret.IsZero() || alg == token.AlgSHA256 && sha256.Sum256([]byte(secret.Reveal())) != was {
 		return nil
 	}
 	digest := r.o.Digester.Sum(secret.Reveal())
