@@ -297,7 +297,6 @@ func (a *App) newRegistrar(e *engine.Engine) *registrar.Registrar {
 	return registrar.New(registrar.Options{
 		Store:    e.Store,
 		Digester: e.Digester,
-		Master:   e.Master,
 		Prefixes: a.registrarPrefixes,
 		Plans:    a.planNames,
 		Plan:     a.planOf,

@@ -88,7 +88,6 @@ func initialize(path, tenant, name string, prefix registrar.Prefix) (k mgmt.Key,
 	master := opened.(*boltstore.Store).Master()
 	reg := registrar.New(registrar.Options{
 		Store:    opened,
-		Master:   master,
 		Digester: token.NewDigester(master),
 		Prefixes: func() []registrar.Prefix { return []registrar.Prefix{prefix} },
 	})

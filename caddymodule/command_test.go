@@ -68,7 +68,7 @@ func adminServerAt(t *testing.T, path string) (address string) {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	master := s.(*boltstore.Store).Master()
-	reg := registrar.New(registrar.Options{Store: s, Master: master, Digester: token.NewDigester(master),
+	reg := registrar.New(registrar.Options{Store: s, Digester: token.NewDigester(master),
 		Prefixes: func() []registrar.Prefix { return []registrar.Prefix{{Text: "ak_live_", Environment: "live"}} }})
 	h := mgmt.NewHandler(func() (*registrar.Registrar, error) { return reg, nil },
 		func() any {

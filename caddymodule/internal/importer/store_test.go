@@ -44,7 +44,7 @@ func newRegistrar(t testing.TB) *registrar.Registrar {
 	}
 	master := s.(*boltstore.Store).Master()
 	return registrar.New(registrar.Options{
-		Store: s, Master: master, Digester: token.NewDigester(master),
+		Store: s, Digester: token.NewDigester(master),
 		Prefixes: func() []registrar.Prefix { return []registrar.Prefix{{Text: "kt_"}} },
 		Find: func(d [32]byte) (access.KeyID, bool) {
 			mu.Lock()

@@ -64,7 +64,7 @@ func (d *door) open() {
 	}
 	master := s.(*boltstore.Store).Master()
 	d.store, d.sum = s, token.NewDigester(master).Sum
-	d.reg = registrar.New(registrar.Options{Store: s, Digester: token.NewDigester(master), Master: master,
+	d.reg = registrar.New(registrar.Options{Store: s, Digester: token.NewDigester(master),
 		Prefixes:    func() []registrar.Prefix { return []registrar.Prefix{{Text: "ak_live_", Environment: "live"}} },
 		Plans:       func() []string { return []string{"pro"} },
 		Permissions: func() *access.Permissions { return permissions },

@@ -38,9 +38,6 @@ type Options struct {
 	// Plans returns the names of the configured plans. It may be nil: then only
 	// the default plan, which has no name, can be set.
 	Plans func() []string
-	// Master is the installation's. It may be left out: the keys of the audit
-	// trail and of kept answers come from Digester, which is made of it.
-	Master token.Master
 	// Permissions returns the configured permissions. It may be nil: then none
 	// are.
 	Permissions func() *access.Permissions
