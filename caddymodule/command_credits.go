@@ -98,21 +98,15 @@ func grantCredits(s *session, args []string) error {
 	if req.ExpiresAt, req.ExpiresIn, err = s.expiry(time.Now()); err != nil {
 		return err
 	}
-	once := s.text("idempotency-key")
-	if s.given("idempotency-key") && once == "" {
-		return usage("--idempotency-key is empty")
+	once, err := s.once()
+	if err != nil {
+		return err
 	}
 	c, err := s.client()
 	if err != nil {
 		return err
 	}
-	grant := c.GrantCredits
-	if once != "" {
-		grant = func(tenant string, req mgmt.CreateGrant) (mgmt.Grant, error) {
-			return c.GrantCreditsOnce(tenant, req, once)
-		}
-	}
-	g, err := grant(args[0], req)
+	g, err := c.GrantCreditsOnce(args[0], req, once)
 	if err != nil {
 		return err
 	}

@@ -112,6 +112,15 @@ func parseDuration(text string) (time.Duration, bool) {
 	return d, err == nil
 }
 
+// once reads --idempotency-key; empty is none.
+func (s *session) once() (string, error) {
+	once := s.text("idempotency-key")
+	if s.given("idempotency-key") && once == "" {
+		return "", usage("--idempotency-key is empty")
+	}
+	return once, nil
+}
+
 // rate reads --rate and --burst; nil if they are not there.
 func (s *session) rate() (*mgmt.Rate, error) {
 	rate, burst := s.text("rate"), s.text("burst")

@@ -60,19 +60,15 @@ func createKey(s *session, _ []string) error {
 	if req.Metadata, err = s.metadata(); err != nil {
 		return err
 	}
-	once := s.text("idempotency-key")
-	if s.given("idempotency-key") && once == "" {
-		return usage("--idempotency-key is empty")
+	once, err := s.once()
+	if err != nil {
+		return err
 	}
 	c, err := s.client()
 	if err != nil {
 		return err
 	}
-	create := c.CreateKey
-	if once != "" {
-		create = func(tenant string, req mgmt.CreateKey) (mgmt.Key, error) { return c.CreateKeyOnce(tenant, req, once) }
-	}
-	k, err := create(tenant, req)
+	k, err := c.CreateKeyOnce(tenant, req, once)
 	if err != nil {
 		return err
 	}

@@ -159,9 +159,9 @@ func rotateKey(s *session, args []string) error {
 			return usage("--grace %q: want whole seconds, such as 12h, 1d or 0", *req.Grace)
 		}
 	}
-	once := s.text("idempotency-key")
-	if s.given("idempotency-key") && once == "" {
-		return usage("--idempotency-key is empty")
+	once, err := s.once()
+	if err != nil {
+		return err
 	}
 	if err := checkKeyID(args[0]); err != nil {
 		return err
@@ -170,11 +170,7 @@ func rotateKey(s *session, args []string) error {
 	if err != nil {
 		return err
 	}
-	rotate := c.RotateKey
-	if once != "" {
-		rotate = func(id string, req mgmt.RotateKey) (mgmt.Key, error) { return c.RotateKeyOnce(id, req, once) }
-	}
-	k, err := rotate(args[0], req)
+	k, err := c.RotateKeyOnce(args[0], req, once)
 	if err != nil {
 		return err
 	}

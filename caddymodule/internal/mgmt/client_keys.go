@@ -14,9 +14,9 @@ func (c *Client) CreateKey(tenant string, req CreateKey) (Key, error) {
 
 // CreateKeyOnce creates a key unless it did so under the same once within the
 // last ten minutes: then that answer comes again. Once is 1 to 255 visible
-// ASCII characters.
+// ASCII characters; empty is CreateKey.
 func (c *Client) CreateKeyOnce(tenant string, req CreateKey, once string) (Key, error) {
-	return c.once("/tenants/"+url.PathEscape(tenant)+"/keys", req, once)
+	return askOnce[Key](c, "/tenants/"+url.PathEscape(tenant)+"/keys", req, once)
 }
 
 // RotateKey gives a key a new secret, which is in the answer and never again.
@@ -26,16 +26,20 @@ func (c *Client) RotateKey(id string, req RotateKey) (Key, error) {
 
 // RotateKeyOnce is to RotateKey what CreateKeyOnce is to CreateKey.
 func (c *Client) RotateKeyOnce(id string, req RotateKey, once string) (Key, error) {
-	return c.once("/keys/"+url.PathEscape(id)+"/rotate", req, once)
+	return askOnce[Key](c, "/keys/"+url.PathEscape(id)+"/rotate", req, once)
 }
 
-func (c *Client) once(path string, req any, once string) (k Key, err error) {
+// askOnce posts under an idempotency key, if there is one.
+func askOnce[T any](c *Client, path string, req any, once string) (out T, err error) {
+	if once == "" {
+		return ask[T](c, http.MethodPost, path, req)
+	}
 	b, err := json.Marshal(req)
 	if err != nil {
-		return k, fmt.Errorf("encoding the request: %w", err)
+		return out, fmt.Errorf("encoding the request: %w", err)
 	}
-	err = c.send(http.MethodPost, path, http.Header{"Content-Type": {"application/json"}, idempotencyHeader: {once}}, b, &k)
-	return k, err
+	err = c.send(http.MethodPost, path, http.Header{"Content-Type": {"application/json"}, idempotencyHeader: {once}}, b, &out)
+	return out, err
 }
 
 // RevokeSecret revokes the key that a secret is of, for good.

@@ -24,13 +24,8 @@ func (c *Client) GrantCredits(tenant string, req CreateGrant) (Grant, error) {
 }
 
 // GrantCreditsOnce is to GrantCredits what CreateKeyOnce is to CreateKey.
-func (c *Client) GrantCreditsOnce(tenant string, req CreateGrant, once string) (g Grant, err error) {
-	b, err := json.Marshal(req)
-	if err != nil {
-		return g, fmt.Errorf("encoding the request: %w", err)
-	}
-	err = c.send(http.MethodPost, creditsPath(tenant)+"/grants", http.Header{"Content-Type": {"application/json"}, idempotencyHeader: {once}}, b, &g)
-	return g, err
+func (c *Client) GrantCreditsOnce(tenant string, req CreateGrant, once string) (Grant, error) {
+	return askOnce[Grant](c, creditsPath(tenant)+"/grants", req, once)
 }
 
 // RevokeGrant takes a grant from a tenant, with what is left of it.
