@@ -111,8 +111,8 @@ func activeInstallation() string {
 	if e == nil {
 		return ""
 	}
-	name := e.Master.Derive("installation name")
-	return hex.EncodeToString(name[:8])
+	id := e.Installation()
+	return hex.EncodeToString(id[:])
 }
 
 // status is the answer to GET /keytoll/v1/status.

@@ -90,9 +90,7 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill 
 // name finds the name of the request and its price.
 func (b *bill) name(r *http.Request) access.Reason {
 	if r.Method == http.MethodConnect {
-		// A WebSocket past HTTP/1: rules see the GET that the API gets.
-		r.Method = http.MethodGet
-		defer func() { r.Method = http.MethodConnect }()
+		defer gate.ShowGet(r)()
 	}
 	for i := range b.h.meter.routes {
 		rule := &b.h.meter.routes[i]

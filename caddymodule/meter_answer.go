@@ -98,13 +98,17 @@ func (c *countedConn) CloseWrite() error {
 
 // begin takes the cost out of the final headers and sets ours.
 func (b *bill) begin(h http.Header, status int) {
-	b.status = status
-	b.gone = status == statusClientGone && b.ctx.Err() != nil
+	b.answered(status)
 	if name := b.h.meter.header; name != "" {
 		b.tell(h, name)
 		removeToken(h, "Trailer", name)
 	}
 	b.headers(h, true)
+}
+
+// answered notes how the request was answered.
+func (b *bill) answered(status int) {
+	b.status, b.gone = status, status == statusClientGone && b.ctx.Err() != nil
 }
 
 // end takes the cost out of the trailers.
@@ -187,12 +191,11 @@ func (x *exchange) unwritten(err error) {
 		x.WriteHeader(http.StatusOK)
 		return
 	}
-	b, he := x.bill, caddyhttp.HandlerError{}
-	b.status = http.StatusInternalServerError
+	status, he := http.StatusInternalServerError, caddyhttp.HandlerError{}
 	if errors.As(err, &he) && he.StatusCode != 0 {
-		b.status = he.StatusCode
+		status = he.StatusCode
 	}
-	b.gone = b.status == statusClientGone && b.ctx.Err() != nil
+	x.bill.answered(status)
 }
 
 // settle ends the bill, also when the request ended in a panic.

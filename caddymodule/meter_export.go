@@ -67,10 +67,10 @@ func (a *App) exporter(ctx context.Context, m *engine.Metering) (*rollup.Exporte
 			return nil, err
 		}
 	}
-	installation := a.engine.Load().Master.Derive("installation name")
+	installation := a.engine.Load().Installation()
 	return rollup.NewExporter(ctx, rollup.ExportOptions{
 		Name: t.place(), Recorder: m.Usage, Sink: sink, OnError: a.meterTrouble,
-		Source: "urn:keytoll:" + hex.EncodeToString(installation[:8]),
+		Source: "urn:keytoll:" + hex.EncodeToString(installation[:]),
 	})
 }
 

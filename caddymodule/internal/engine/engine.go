@@ -168,6 +168,12 @@ func (e *Engine) keepBuckets() error {
 	return nil
 }
 
+// Installation returns a name that all databases under one master key share.
+func (e *Engine) Installation() [8]byte {
+	name := e.Master.Derive("installation name")
+	return [8]byte(name[:8])
+}
+
 // Replayed returns how many keys the store revoked at its opening because it
 // was older than their revocation, to the first who asks.
 func (e *Engine) Replayed() int {

@@ -68,9 +68,8 @@ func (e *Engine) Metering(ctx context.Context, o MeteringOptions) (*Metering, er
 }
 
 func (e *Engine) openMetering(ctx context.Context, o MeteringOptions) (*Metering, error) {
-	installation := e.Master.Derive("installation name")
 	file, err := counter.Open(e.place+countersSuffix, counter.Options{
-		InstallationID: [8]byte(installation[:8]), OnError: e.meteringError,
+		InstallationID: e.Installation(), OnError: e.meteringError,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the counters: %w", err)

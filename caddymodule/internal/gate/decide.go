@@ -189,10 +189,7 @@ func (g *Gate) decide(s *State, r *http.Request, c *Call, asks *Asks) access.Rea
 		return access.Anonymous
 	}
 	if r.Method == http.MethodConnect {
-		// A WebSocket over HTTP/2 or HTTP/3. The API gets it as a GET, so rules
-		// about methods see it as one.
-		r.Method = http.MethodGet
-		defer func() { r.Method = http.MethodConnect }()
+		defer ShowGet(r)()
 	}
 	public, err := anyMatch(g.Public, r)
 	if err != nil {

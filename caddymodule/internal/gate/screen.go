@@ -28,6 +28,13 @@ func (g *Gate) screen(r *http.Request, c *Call) access.Reason {
 	return access.Allowed
 }
 
+// ShowGet makes a WebSocket over HTTP/2 or HTTP/3 look like the GET that the API
+// gets, which is what rules about methods are to see, until undo is called.
+func ShowGet(r *http.Request) (undo func()) {
+	r.Method = http.MethodGet
+	return func() { r.Method = http.MethodConnect }
+}
+
 // ExtendedConnect reports whether r opens a WebSocket over HTTP/2 or HTTP/3
 // (RFC 8441, RFC 9220).
 func ExtendedConnect(r *http.Request) bool {
