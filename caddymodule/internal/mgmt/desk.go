@@ -1,6 +1,7 @@
 package mgmt
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"time"
@@ -26,7 +27,7 @@ type Caller struct {
 
 // DeskOptions is what a Desk works with.
 type DeskOptions struct {
-	// Kind is DeskKeys, DeskMe or DeskUsage. Required.
+	// Kind is DeskKeys, DeskMe, DeskUsage or DeskProviderKeys. Required.
 	Kind string
 	// Base is the path that the routes are under, such as /v1/api-keys. Required.
 	Base string
@@ -54,6 +55,9 @@ type DeskOptions struct {
 	// Recorder returns what counts requests, or the reason why nothing does.
 	// Required for DeskUsage.
 	Recorder func() (*usage.Recorder, error)
+	// Verify asks a provider whether the key that a tenant has stored is good, as
+	// Handler.Verify does. Required for DeskProviderKeys.
+	Verify func(ctx context.Context, tenant, provider string) (ProviderVerdict, error)
 	// Params are query parameters that are left alone, such as one that holds the
 	// key.
 	Params []string

@@ -15,6 +15,8 @@ type Error struct {
 	Message string `json:"message"`
 	Field   string `json:"field,omitempty"`
 	Hint    string `json:"hint,omitempty"`
+
+	RetryAfter int64 `json:"-"` // seconds, for the header; 0: none
 }
 
 // Error returns the message.

@@ -33,6 +33,13 @@ type Handler struct {
 	// Usage returns what counts requests, or the reason why nothing does, which is
 	// shown if it is a *registrar.Error. Nil: nothing does.
 	Usage func() (*usage.Recorder, error)
+	// Verify asks a provider whether the key that a tenant has stored is good, and
+	// notes the answer. Its errors are those of the registrar, TooMany, NoVerify
+	// and Unreachable. Nil answers that it cannot be done.
+	Verify func(ctx context.Context, tenant, provider string) (ProviderVerdict, error)
+	// Rekey gives a bounded number of tenants new data keys. Nil answers that it
+	// cannot be done.
+	Rekey func(ctx context.Context) (RekeyReport, error)
 
 	registrar func() (*registrar.Registrar, error)
 	status    func() any
