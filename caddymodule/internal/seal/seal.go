@@ -1,5 +1,26 @@
 // Package seal encrypts small values at rest, so that whoever holds a copy of
 // the database alone can neither read nor change them.
+//
+// A Box is one key and seals what lives for minutes. What lives for years is
+// sealed under data keys: each tenant has one, and it is stored wrapped by a
+// master key or a KMS, which a Keyring knows by name. So the wrapping key can be
+// replaced without touching the values, and a tenant's data key goes with the
+// tenant.
+//
+//	wrapper   → data key: bound to the associated data of Keyring.New, the tenant
+//	data key  → value:    bound to the associated data of DataKey.Seal, the tenant
+//	                      and the record
+//
+// A wrapped key or a value that was moved to another tenant or record does not
+// open; nor does one of which a bit was changed. Nothing here tells an older
+// value from a newer one of the same associated data: callers give each new
+// value another.
+//
+// Data keys are keysets of tink-go. It keeps several keys under one name, lets a
+// value say which of them it was sealed with, and encrypts keysets with
+// associated data, through KMSs as well; golang.org/x/crypto has the ciphers and
+// would leave all that to us. age seals files to recipients and has no
+// associated data: a value that was moved to another record would open.
 package seal
 
 import (
