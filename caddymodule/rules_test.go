@@ -47,6 +47,7 @@ var importRules = map[string]struct{ imports, reaches []string }{
 	ours("internal/usage"):     {imports: []string{"access"}},
 	ours("internal/audit"):     {imports: []string{"access"}},
 	ours("internal/seal"):      {reaches: tinkGo},
+	ours("internal/provider"):  {imports: []string{"access"}},
 	ours("internal/dialect"):   {imports: []string{"access"}},
 	ours("internal/leaks"):     {imports: []string{"token"}},
 	ours("internal/learn"): {
