@@ -54,9 +54,10 @@ type Store interface {
 	// the Tx; it may run more than once.
 	Update(ctx context.Context, fn func(Tx) error) error
 
-	// Follow hands every record to apply, tenants before keys, and from then on
-	// each change, in commit order and one at a time. It returns when all that is
-	// stored has been handed over. There is one follower, set once.
+	// Follow hands every tenant to apply, then every key, then every provider
+	// key, and from then on each change, in commit order and one at a time. It
+	// returns when all that is stored has been handed over. There is one follower,
+	// set once.
 	Follow(ctx context.Context, apply func(Change)) error
 
 	// Backup writes a consistent copy of the store, as it is at one moment, which
@@ -70,14 +71,19 @@ type Store interface {
 	Close() error
 }
 
-// Change is one record that is new or different. Exactly one of Tenant and Key
-// is set, or TenantGone or KeyGone names a record that was deleted.
+// Change is one record that is new or different. Exactly one of Tenant, Key and
+// ProviderKey is set, or one of the fields that end in Gone names a record that
+// was deleted. A tenant's keys are told to be gone before it is; its provider
+// keys go with it without a word.
 type Change struct {
 	Tenant     *access.Tenant  // must not be changed or kept past apply's return, except by copy
 	Key        *access.KeyHead // likewise
 	Old        *access.KeyHead // what the key was before; nil for a new one
 	TenantGone string
 	KeyGone    *access.KeyHead
+
+	ProviderKey     *access.ProviderKey // likewise; without what is sealed
+	ProviderKeyGone *access.ProviderKey // its tenant, provider and ID
 }
 
 // KeyGlance is a key as a filter sees it.
@@ -129,6 +135,17 @@ type Reader interface {
 	Buried(digest [32]byte) (bool, error)
 	// Blob returns what PutBlob stored under name, or ErrNotFound.
 	Blob(name string) ([]byte, error)
+	// ProviderKey returns a tenant's key for a provider or ErrNotFound.
+	ProviderKey(tenant, provider string) (*access.ProviderKey, error)
+	// ProviderKeys calls yield for a tenant's provider keys in order of the
+	// providers, until it returns false. If tenant is empty it does so for all, in
+	// order of the tenants and then of the providers.
+	ProviderKeys(tenant string, yield func(*access.ProviderKey) bool) error
+	// DataKey returns a tenant's data key or ErrNotFound.
+	DataKey(tenant string) (*access.DataKey, error)
+	// DataKeys calls yield for the data keys of the tenants with ids greater than
+	// after, in order of these ids, until it returns false.
+	DataKeys(after string, yield func(*access.DataKey) bool) error
 }
 
 // Tx reads and writes records.
@@ -136,8 +153,8 @@ type Tx interface {
 	Reader
 	// PutTenant stores a tenant, new or not.
 	PutTenant(*access.Tenant) error
-	// DeleteTenant deletes a tenant and all its keys and their uses. It returns
-	// ErrNotFound.
+	// DeleteTenant deletes a tenant and all its keys and their uses, its provider
+	// keys and its data key. It returns ErrNotFound.
 	DeleteTenant(id string) error
 	// CreateKey stores a new key. It returns ErrExists if its id is taken and
 	// ErrNotFound if there is no such tenant. That its digest is new is the
@@ -177,4 +194,16 @@ type Tx interface {
 	// PutBlob stores a small opaque value, such as the token buckets at a clean
 	// stop; nil deletes it.
 	PutBlob(name string, value []byte) error
+	// PutProviderKey stores a tenant's key for a provider, new or not. It returns
+	// ErrNotFound if there is no such tenant.
+	PutProviderKey(*access.ProviderKey) error
+	// DeleteProviderKey deletes a tenant's key for a provider. It returns
+	// ErrNotFound.
+	DeleteProviderKey(tenant, provider string) error
+	// PutDataKey stores a tenant's data key, new or not. It returns ErrNotFound if
+	// there is no such tenant. Whether it opens what is sealed is the caller's to
+	// see to; the follower is not told.
+	PutDataKey(*access.DataKey) error
+	// DeleteDataKey deletes a tenant's data key. It returns ErrNotFound.
+	DeleteDataKey(tenant string) error
 }

@@ -18,19 +18,21 @@ const maxProblems = 100
 
 // Report is what Check found.
 type Report struct {
-	Bytes    int64  // length of the file
-	Schema   uint32 // version of the buckets and records
-	Commits  uint64 // number of the last commit
-	Tenants  int
-	Keys     int
-	Revoked  int // keys among them
-	Uses     int
-	Blobs    int
-	Answers  int
-	Usage    int      // records of usage
-	Audit    int      // records
-	Buried   int      // entries of the list of revocations
-	Problems []string // what does not hold together, up to 100; none if all is well
+	Bytes        int64  // length of the file
+	Schema       uint32 // version of the buckets and records
+	Commits      uint64 // number of the last commit
+	Tenants      int
+	Keys         int
+	Revoked      int // keys among them
+	Uses         int
+	Blobs        int
+	Answers      int
+	Usage        int // records of usage
+	ProviderKeys int
+	DataKeys     int      // of tenants
+	Audit        int      // records
+	Buried       int      // entries of the list of revocations
+	Problems     []string // what does not hold together, up to 100; none if all is well
 }
 
 // Check reads the whole database at path, changing nothing: its pages, the tag
@@ -103,6 +105,9 @@ func (c *checker) all(tx *bolt.Tx) error {
 		c.checkAudit(tx)
 		c.checkAnswers(tx)
 		c.report.Usage = c.records(tx, bucketUsage, func(_, _ []byte) {})
+	}
+	if c.report.Schema > 2 {
+		c.checkProviders(tx)
 	}
 	c.checkFiles(tx)
 	return nil
@@ -227,6 +232,36 @@ func (c *checker) checkAnswers(tx *bolt.Tx) {
 	if n != c.report.Answers {
 		c.problem("the list of answers by their ends has %d entries for %d answers", n, c.report.Answers)
 	}
+}
+
+// checkProviders sees that each provider key is a tenant's that has a data key:
+// without it nothing opens.
+func (c *checker) checkProviders(tx *bolt.Tx) {
+	seals := map[string]struct{}{}
+	c.report.DataKeys = c.records(tx, bucketDataKeys, func(id, b []byte) {
+		k, err := decodeDataKey(id, b)
+		if err != nil {
+			c.problem("data key %q: %v", id, err)
+			return
+		}
+		seals[k.Tenant] = struct{}{}
+		if _, ok := c.tenants[k.Tenant]; !ok {
+			c.problem("there is a data key of tenant %q, which is not there", k.Tenant)
+		}
+	})
+	c.report.ProviderKeys = c.records(tx, bucketProviderKeys, func(id, b []byte) {
+		k, err := decodeProviderKey(id, b)
+		if err != nil {
+			c.problem("provider key %q: %v", id, err)
+			return
+		}
+		if _, ok := c.tenants[k.Tenant]; !ok {
+			c.problem("%v: the tenant is not there", k)
+		}
+		if _, ok := seals[k.Tenant]; !ok {
+			c.problem("%v: the tenant has no data key, without which it does not open", k)
+		}
+	})
 }
 
 // checkFiles reads the files beside the database.

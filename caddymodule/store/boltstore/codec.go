@@ -26,6 +26,11 @@ func (w *writer) text(s string) {
 	w.b = append(w.b, s...)
 }
 
+func (w *writer) bytes(b []byte) {
+	w.count(len(b))
+	w.b = append(w.b, b...)
+}
+
 func (w *writer) texts(list []string) {
 	w.count(len(list))
 	for _, s := range list {

@@ -28,10 +28,13 @@
 //	buried       number, 8 bytes big endian → digest ‖ tag; the newest entry of
 //	             the .revoked file and those that it may lose in a power cut
 //	usage        key               → value ‖ tag
+//	provider_keys tenant 0x00 provider → provider key ‖ tag
+//	data_keys    tenant            → data key ‖ tag
 //
-// The buckets from uses on came with schema version 2. A database of version 1
-// is read as it is and becomes one of version 2 with its first change. Where
-// meta has no number of an audit record the first change adds it.
+// The buckets from uses on came with schema version 2, the last two with 3. A
+// database of an older version is read as it is and becomes one of version 3
+// with its first change. Where meta has no number of an audit record the first
+// change adds it.
 //
 // A tag is the first 16 bytes of HMAC-SHA-256, under a key derived from the
 // master key, of the bucket's name, the id and the record: bbolt keeps no
@@ -65,6 +68,12 @@
 // if flag 4 the grants, and metadata. The grants are a uint16 count, then id,
 // int64 amount and expiry, note, and the time of its making each. A use is the
 // time, uint8 length, address, agent.
+//
+// A provider key has version, uint8 1 if it was found valid, 2 zeros, the time of
+// its making, int64 last use and verification, then tenant, provider, id, last
+// four characters and what is sealed, each as strings are. A data key has
+// version, 3 zeros, the time of its making, then tenant, wrapper and what is
+// wrapped.
 //
 // # Damage
 //

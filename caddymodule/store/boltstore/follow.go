@@ -83,7 +83,7 @@ func (s *Store) load(ctx context.Context, apply func(store.Change)) error {
 	if l.keys.Load() != l.refs.Load() {
 		return damaged(s.path, "the list of keys by tenant does not fit the keys")
 	}
-	return nil
+	return l.loadProviders(ctx, apply)
 }
 
 // run has the loaders fill batches and hands these to apply.

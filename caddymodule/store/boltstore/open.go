@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -18,26 +19,33 @@ import (
 )
 
 // schema is the version of the buckets and records. A database of a higher one
-// is refused; one of version 1 lacks the buckets of addedBuckets and becomes
-// one of this version with its first change.
-const schema = 2
+// is refused; one of a lower lacks some of addedBuckets and becomes one of this
+// version with its first change.
+const schema = 3
 
 const counterSuffix = ".commits"
 
 var (
-	bucketMeta       = []byte("meta")
-	bucketTenants    = []byte("tenants")
-	bucketKeys       = []byte("keys")
-	bucketTenantKeys = []byte("tenant_keys")
-	bucketBlobs      = []byte("blobs")
-	bucketUses       = []byte("uses")
-	bucketAudit      = []byte("audit")
-	bucketAnswers    = []byte("answers")
-	bucketAnswerEnds = []byte("answer_ends")
-	bucketBuried     = []byte("buried")
-	bucketUsage      = []byte("usage")
-	buckets          = [][]byte{bucketMeta, bucketTenants, bucketKeys, bucketTenantKeys, bucketBlobs}
-	addedBuckets     = [][]byte{bucketUses, bucketAudit, bucketAnswers, bucketAnswerEnds, bucketBuried, bucketUsage}
+	bucketMeta         = []byte("meta")
+	bucketTenants      = []byte("tenants")
+	bucketKeys         = []byte("keys")
+	bucketTenantKeys   = []byte("tenant_keys")
+	bucketBlobs        = []byte("blobs")
+	bucketUses         = []byte("uses")
+	bucketAudit        = []byte("audit")
+	bucketAnswers      = []byte("answers")
+	bucketAnswerEnds   = []byte("answer_ends")
+	bucketBuried       = []byte("buried")
+	bucketUsage        = []byte("usage")
+	bucketProviderKeys = []byte("provider_keys")
+	bucketDataKeys     = []byte("data_keys")
+
+	buckets = [][]byte{bucketMeta, bucketTenants, bucketKeys, bucketTenantKeys, bucketBlobs}
+	// addedBuckets came with version 2 and with each one since.
+	addedBuckets = [schema - 1][][]byte{
+		{bucketUses, bucketAudit, bucketAnswers, bucketAnswerEnds, bucketBuried, bucketUsage},
+		{bucketProviderKeys, bucketDataKeys},
+	}
 
 	metaSchema  = []byte("schema")
 	metaCheck   = []byte("check")
@@ -104,7 +112,7 @@ func fill(tmp string, m token.Master, open openFunc) error {
 
 // upgrade makes the buckets of this version and notes the version.
 func upgrade(tx *bolt.Tx) error {
-	for _, name := range addedBuckets {
+	for _, name := range slices.Concat(addedBuckets[:]...) {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}

@@ -47,7 +47,7 @@ func (r *reader) within(fn func() error) error {
 func (r *reader) get(bucket, id []byte) ([]byte, error) {
 	r.inside = true
 	var v []byte
-	if b := r.tx.Bucket(bucket); b != nil { // none in a database of version 1
+	if b := r.tx.Bucket(bucket); b != nil { // none in a database of an older version
 		v = b.Get(id)
 	}
 	if v == nil {
@@ -129,7 +129,12 @@ func (r *reader) Tenants(after string, yield func(*access.Tenant) bool) error {
 // greater than after, and the value as it is stored. visit may write.
 func (r *reader) each(bucket, prefix, after []byte, visit func(id, value []byte) bool) {
 	r.inside = true
-	c := r.tx.Bucket(bucket).Cursor()
+	b := r.tx.Bucket(bucket)
+	if b == nil { // none in a database of an older version
+		r.inside = false
+		return
+	}
+	c := b.Cursor()
 	last := append(bytes.Clone(prefix), after...)
 	for k, v := seekPast(c, last); k != nil && bytes.HasPrefix(k, prefix); {
 		last = append(last[:0], k...)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	bolt "go.etcd.io/bbolt"
@@ -413,7 +414,7 @@ func TestSchema1(t *testing.T) {
 func rewriteSchema1(t *testing.T, path string) {
 	t.Helper()
 	rewrite(t, path, func(tx *bolt.Tx) error {
-		for _, name := range addedBuckets {
+		for _, name := range slices.Concat(addedBuckets[:]...) {
 			if err := tx.DeleteBucket(name); err != nil {
 				return err
 			}

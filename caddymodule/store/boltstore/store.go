@@ -25,7 +25,7 @@ type Store struct {
 	file    *os.File // of db; for undoing a commit that failed half-way
 	count   counter
 	side    *sideFile
-	old     bool      // the database is of schema version 1; by the writer
+	old     bool      // the database is of an older schema version; by the writer
 	taggers sync.Pool // of *tagger
 
 	checked  chan struct{} // closed when checkErr is set

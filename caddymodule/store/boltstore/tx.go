@@ -71,7 +71,7 @@ func (t *tx) DeleteTenant(id string) error {
 		t.buried = append(t.buried, keyMark(k.ID))
 		return failed == nil
 	})
-	if err = errors.Join(err, failed); err != nil {
+	if err = errors.Join(err, failed, t.deleteProviderKeys(id)); err != nil {
 		return err
 	}
 	t.changes = append(t.changes, store.Change{TenantGone: id})

@@ -14,7 +14,7 @@ const maxUsageKey = 1024
 func (r *reader) Usage(from, to []byte, yield func(key, value []byte) bool) error {
 	return r.within(func() error {
 		b := r.tx.Bucket(bucketUsage)
-		if b == nil { // none in a database of version 1
+		if b == nil { // none in a database of an older version
 			return nil
 		}
 		c := b.Cursor()

@@ -3,6 +3,7 @@ package boltstore
 import (
 	"crypto/hmac"
 	"encoding/binary"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -41,16 +42,15 @@ func (s *Store) verifySchema(tx *bolt.Tx) error {
 	if len(version) != 4 {
 		return damaged(s.path, "it has no schema version")
 	}
-	switch v := binary.BigEndian.Uint32(version); {
+	v := binary.BigEndian.Uint32(version)
+	switch {
 	case v > schema:
 		return fail(store.ErrNewer, "database %s has schema version %d, this keytoll knows %d: run the newer keytoll again", s.path, v, schema)
 	case v == 0:
 		return damaged(s.path, "there is no schema version %d", v)
-	case v == 1:
-		s.old = true
-		return nil
 	}
-	for _, name := range addedBuckets {
+	s.old = v < schema
+	for _, name := range slices.Concat(addedBuckets[:v-1]...) {
 		if tx.Bucket(name) == nil {
 			return damaged(s.path, "bucket %s is missing", name)
 		}
