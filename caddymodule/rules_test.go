@@ -39,7 +39,7 @@ var importRules = map[string]struct{ imports, reaches []string }{
 	ours("internal/limit"):     {imports: []string{"access"}},
 	ours("internal/index"):     {imports: []string{"access", "store", "token", "internal/limit"}},
 	ours("internal/gate"):      {imports: []string{"access", "token", "internal/index", "internal/limit"}},
-	ours("internal/registrar"): {imports: []string{"access", "token", "store", "internal/audit", "internal/seal"}, reaches: tinkGo},
+	ours("internal/registrar"): {imports: []string{"access", "token", "store", "internal/audit", "internal/seal", "internal/provider"}, reaches: tinkGo},
 	ours("internal/mgmt"):      {imports: []string{"access", "token", "store", "internal/registrar", "internal/dialect", "internal/credit", "internal/usage"}, reaches: tinkGo},
 	ours("internal/period"):    {},
 	ours("internal/counter"):   {reaches: []string{"golang.org/x/sys"}},

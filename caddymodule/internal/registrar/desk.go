@@ -6,14 +6,15 @@ import (
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/store"
+	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
-// Desk is the tenant's door to a Registrar. It reaches the keys of one tenant,
-// that of the key that makes the request, its caller, and gives no more than
-// the caller has: a key made there has the override of its maker. The caller is
-// read afresh in each transaction. A key of
-// another tenant is NotFound, with the same words and after the same work as
-// one that does not exist. It is safe for concurrent use.
+// Desk is the tenant's door to a Registrar. It reaches the keys and provider
+// keys of one tenant, that of the key that makes the request, its caller, and
+// gives no more than the caller has: a key made there has the override of its
+// maker. The caller is read afresh in each transaction. A key of another tenant
+// is NotFound, with the same words and after the same work as one that does not
+// exist. It is safe for concurrent use.
 //
 // Besides the errors of the Registrar's methods each method may return
 // Forbidden: the caller is good no longer, or what was asked for is more than
@@ -86,6 +87,30 @@ func (d *Desk) LastUse(ctx context.Context, id access.KeyID) (access.Use, error)
 	}
 	u, err := d.r.LastUse(ctx, id)
 	return u, plain(err)
+}
+
+// StoreProviderKey keeps a key of the tenant's own; see
+// Registrar.StoreProviderKey.
+func (d *Desk) StoreProviderKey(ctx context.Context, provider string, key token.Secret) (*access.ProviderKey, bool, error) {
+	k, replaced, err := d.r.storeProviderKey(WithActor(ctx, d.actor), d, "", provider, key)
+	return k, replaced, plain(err)
+}
+
+// ProviderKeys returns the tenant's provider keys in order of providers.
+func (d *Desk) ProviderKeys(ctx context.Context) ([]*access.ProviderKey, error) {
+	list, err := d.r.providerKeys(ctx, d, "")
+	return list, plain(err)
+}
+
+// ProviderKey returns the tenant's key for a provider.
+func (d *Desk) ProviderKey(ctx context.Context, provider string) (*access.ProviderKey, error) {
+	k, err := d.r.providerKey(ctx, d, "", provider)
+	return k, plain(err)
+}
+
+// DeleteProviderKey deletes the tenant's key for a provider.
+func (d *Desk) DeleteProviderKey(ctx context.Context, provider string) error {
+	return plain(d.r.deleteProviderKey(WithActor(ctx, d.actor), d, "", provider))
 }
 
 // Me returns the caller.

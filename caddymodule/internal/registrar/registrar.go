@@ -46,6 +46,13 @@ type Options struct {
 	Plan func(name string) *access.Plan
 	// Policy returns the configured rules. It may be nil: then there are none.
 	Policy func() Policy
+	// Providers returns the names of the configured providers, sorted. It may be
+	// nil: then none are.
+	Providers func() []string
+	// Keyring returns what wraps data keys. It is called for each provider key that
+	// is stored or opened, so that a reloaded configuration counts at once. It, and
+	// what it returns, may be nil: then provider keys are Unavailable.
+	Keyring func() *seal.Keyring
 	// Find returns the key that a digest belongs to, as its present or previous
 	// secret, whatever the key's status. It may be nil: then the store is searched.
 	Find func(digest [32]byte) (access.KeyID, bool)
@@ -55,12 +62,14 @@ type Options struct {
 	Random io.Reader
 	// OnEvent is told of changes after they are durable: api_key_created,
 	// api_key_rotated, api_key_revoked, api_key_expired (for want of use),
-	// api_key_expiring and tenant_suspended. The data never holds a secret. It is
-	// called on the goroutine of the change. It may be nil.
+	// api_key_expiring, tenant_suspended, provider_key_stored and
+	// provider_key_deleted. The data never holds a secret. It is called on the
+	// goroutine of the change. It may be nil.
 	OnEvent func(name string, data map[string]any)
 }
 
-// Registrar writes and reads tenants and keys. It is safe for concurrent use.
+// Registrar writes and reads tenants, keys and provider keys. It is safe for
+// concurrent use.
 type Registrar struct {
 	o     Options
 	chain *audit.Chain
@@ -86,6 +95,12 @@ func New(o Options) *Registrar {
 	}
 	if o.Policy == nil {
 		o.Policy = func() Policy { return Policy{} }
+	}
+	if o.Providers == nil {
+		o.Providers = func() []string { return nil }
+	}
+	if o.Keyring == nil {
+		o.Keyring = func() *seal.Keyring { return nil }
 	}
 	// No secret holds a NUL: no digest that is stored tells anything of these.
 	return &Registrar{o: o, chain: audit.NewChain(o.Digester.Sum("\x00audit chain")), box: seal.New(o.Digester.Sum("\x00answer seal"))}
