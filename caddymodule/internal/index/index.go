@@ -14,6 +14,12 @@ import (
 // Index holds all keys and tenants. Lookups may run at any time, also while
 // Apply does.
 type Index struct {
+	// OnProviderGone, if set, is called with the ID of each provider key that was
+	// deleted, or another stored in its place: after that can be seen, and before
+	// Apply returns. It is to be set before the first Apply, and must not call
+	// Apply.
+	OnProviderGone func(id string)
+
 	mu        sync.RWMutex // held by Apply; readers need it for the tenants' names alone
 	records   pool[Record]
 	digests   table
@@ -141,6 +147,16 @@ func (x *Index) idTag(id *access.KeyID) uint32 { return uint32(maphash.Bytes(x.i
 // store.Store.Follow: changes must come in commit order. When it returns, every
 // lookup that starts sees the change. It keeps nothing of c.
 func (x *Index) Apply(c store.Change) {
+	gone := x.apply(&c)
+	if x.OnProviderGone != nil {
+		for _, id := range gone {
+			x.OnProviderGone(id)
+		}
+	}
+}
+
+// apply returns the ids of the provider keys that are gone.
+func (x *Index) apply(c *store.Change) (gone []string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	switch {
@@ -149,8 +165,13 @@ func (x *Index) Apply(c store.Change) {
 	case c.Key != nil:
 		x.putKey(c.Key)
 	case c.TenantGone != "":
-		x.dropTenant(c.TenantGone)
+		gone = x.dropTenant(c.TenantGone)
 	case c.KeyGone != nil:
 		x.dropKey(&c.KeyGone.ID)
+	case c.ProviderKey != nil:
+		gone = x.putProvider(c.ProviderKey)
+	case c.ProviderKeyGone != nil:
+		gone = x.dropProvider(c.ProviderKeyGone)
 	}
+	return gone
 }

@@ -18,10 +18,17 @@ type Tenant struct {
 	// Terms is for whoever works out what a configuration says of the tenant: it
 	// is gone when the tenant changes.
 	Terms atomic.Pointer[any]
+
+	providers *providers // goes on from one Tenant to the next
 }
 
-func newTenant(t *access.Tenant) *Tenant {
+func newTenant(t *access.Tenant, old *Tenant) *Tenant {
 	n := &Tenant{Tenant: *t, Subject: limit.SubjectOf(t.ID)}
+	if old != nil {
+		n.providers = old.providers
+	} else {
+		n.providers = new(providers)
+	}
 	n.Metadata = maps.Clone(t.Metadata)
 	n.Grants = slices.Clone(t.Grants)
 	if t.Override != nil {
@@ -53,8 +60,11 @@ type tenants struct {
 func (x *Index) TenantByID(id string) *Tenant {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.tenants.cells.at(x.tenants.numbers[id]).Load()
+	return x.tenant(id)
 }
+
+// tenant is TenantByID for who holds mu.
+func (x *Index) tenant(id string) *Tenant { return x.tenants.cells.at(x.tenants.numbers[id]).Load() }
 
 // Tenant returns the tenant of a key, or nil if it was deleted, in which case
 // the key must be refused.
@@ -70,26 +80,29 @@ func (x *Index) putTenant(t *access.Tenant) {
 		i = x.acquireTenant(t.ID)
 	}
 	cell := x.tenants.cells.at(i)
-	n := newTenant(t)
-	if old := cell.Swap(n); old != nil {
+	old := cell.Load()
+	n := newTenant(t, old)
+	if cell.Store(n); old != nil {
 		x.tenantCount[old.Status].Add(-1)
 	}
 	x.tenantCount[n.Status].Add(1)
 }
 
-func (x *Index) dropTenant(id string) {
+// dropTenant takes a tenant out and returns the ids of its provider keys.
+func (x *Index) dropTenant(id string) (gone []string) {
 	i, ok := x.tenants.numbers[id]
 	if !ok || i == 0 {
-		return
+		return nil
 	}
 	old := x.tenants.cells.at(i).Swap(nil)
 	if old == nil {
-		return
+		return nil
 	}
 	x.tenantCount[old.Status].Add(-1)
 	// A later tenant of the same id must not bring keys of this one back to life.
 	x.tenants.forget(i)
 	x.tenants.release(i)
+	return old.providers.drop()
 }
 
 func (x *Index) acquireTenant(id string) uint32 {
