@@ -54,6 +54,11 @@ func (d *Dialect) Check() error {
 			return fmt.Errorf("%s: %w", action, err)
 		}
 	}
+	for _, list := range providerFields {
+		if err := d.checkFields("provider keys", list, list); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -56,6 +56,13 @@ var filterFields = []string{"status", "name"}
 // allFields are those that may be given a name.
 func allFields() []string {
 	fields := append(memberFields(Me), "key")
+	for _, list := range providerFields {
+		for _, f := range list {
+			if !slices.Contains(fields, f) {
+				fields = append(fields, f)
+			}
+		}
+	}
 	for _, action := range []string{Create, Update, Rotate} {
 		for _, f := range inputFields(action) {
 			if !slices.Contains(fields, f) {

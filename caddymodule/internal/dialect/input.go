@@ -64,12 +64,9 @@ var inputReaders = map[string]func(r *reading, v any) *InputError{
 func (c *Compiled) Input(action string, body []byte) (*Input, error) {
 	s := c.shapes[action]
 	r := reading{c: c, out: &Input{Grace: s.grace}}
-	object := map[string]any{}
-	if len(body) > 0 {
-		var err error
-		if object, err = parseObject(body); err != nil {
-			return nil, err
-		}
+	object, err := members(body)
+	if err != nil {
+		return nil, err
 	}
 	for _, in := range s.inputs {
 		v, given := object[in.name]
@@ -88,12 +85,30 @@ func (c *Compiled) Input(action string, body []byte) (*Input, error) {
 			return nil, refused(in.name, "%s is required: it must not be empty", in.name)
 		}
 	}
-	if c.d.Unknown != "ignore" {
-		for _, name := range sortedKeys(object) {
-			return nil, refused(clip(name), "there is no field %q here", clip(name))
-		}
+	if err := c.unknown(object); err != nil {
+		return nil, err
 	}
 	return r.out, nil
+}
+
+// members reads a body as an object; an empty one has no members.
+func members(body []byte) (map[string]any, error) {
+	if len(body) == 0 {
+		return map[string]any{}, nil
+	}
+	return parseObject(body)
+}
+
+// unknown refuses members that are none of the inputs, unless the dialect
+// ignores them.
+func (c *Compiled) unknown(object map[string]any) error {
+	if c.d.Unknown == "ignore" {
+		return nil
+	}
+	for _, name := range sortedKeys(object) {
+		return refused(clip(name), "there is no field %q here", clip(name))
+	}
+	return nil
 }
 
 // wrong is the error for a value of another kind than is wanted.

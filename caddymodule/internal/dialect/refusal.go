@@ -98,8 +98,19 @@ func (c *Compiled) Error(status int, code, message, field, hint string, v Values
 	if hint != "" {
 		f.details = append(f.details, detail{"hint", []piece{{text: hint}}})
 	}
-	f = c.override(code, f)
+	f = c.override(labelOf(code), f)
 	return f.status, c.body(&f, &v), c.contentType
+}
+
+// labelOf returns the label under which a dialect speaks of an error of the
+// management API: its code, but for errors that the gate knows as well.
+func labelOf(code string) string {
+	for _, r := range []access.Reason{access.RateLimited, access.UpstreamFailed} {
+		if code == r.Answer().Code {
+			return r.String()
+		}
+	}
+	return code
 }
 
 // inputName returns the name by which clients know a field. A name that they
