@@ -68,8 +68,8 @@ type DeskOptions struct {
 	Now func() time.Time
 }
 
-// Desk serves the tenant's door: the keys and the usage of the caller's own
-// tenant, in the words of a dialect. It may be used by many requests at once.
+// Desk serves the tenant's door: the keys, the usage and the provider keys of the
+// caller's own tenant, in the words of a dialect. It may be used by many requests at once.
 type Desk struct{ o DeskOptions }
 
 // NewDesk returns a Desk.
@@ -90,7 +90,8 @@ type visit struct {
 	desk   *registrar.Desk
 	action string
 	in     *dialect.Input // the body, once it was read
-	id     access.KeyID   // zero, which is nobody's, where the path has none of ours
+	name   string         // what the path names: a key or a provider, by its text
+	id     access.KeyID   // zero, which is nobody's, where that is none of ours
 	plan   string         // name of the caller's plan, if the answer shows it
 }
 
@@ -104,7 +105,7 @@ func (d *Desk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v.refuse(access.Missing, dialect.Values{})
 		return
 	}
-	actions, id, ok := d.find(r.URL)
+	actions, name, ok := d.find(r.URL)
 	if !ok {
 		v.fail(&Error{Status: http.StatusNotFound, Code: "not_found", Message: "there is nothing at this path"})
 		return
@@ -124,7 +125,10 @@ func (d *Desk) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		v.refuse(access.Forbidden, dialect.Values{KeyID: v.caller.Key.String(), Permission: scope})
 		return
 	}
-	v.id = id
+	v.name = name
+	if id, err := access.ParseKeyID(name); err == nil {
+		v.id = id
+	}
 	v.serve()
 }
 
@@ -135,16 +139,25 @@ func (v *visit) serve() {
 		v.fail(notRunning(err))
 		return
 	}
-	v.desk = reg.Desk(v.caller.Key, access.Actor{Kind: access.ActorKey, Key: v.caller.Key.String(), Address: v.caller.Address})
-	if v.o.Kind != DeskUsage {
+	v.desk = reg.Desk(v.caller.Key, v.actor())
+	routes := routesOfDesk
+	switch v.o.Kind {
+	case DeskProviderKeys:
+		routes = routesOfProviderKeys
+	case DeskKeys, DeskMe:
 		err = v.readPlan()
 	}
 	if err == nil {
-		err = routesOfDesk[v.action](v)
+		err = routes[v.action](v)
 	}
 	if err != nil {
 		v.fail(err)
 	}
+}
+
+// actor is who the audit trail puts changes down to.
+func (v *visit) actor() access.Actor {
+	return access.Actor{Kind: access.ActorKey, Key: v.caller.Key.String(), Address: v.caller.Address}
 }
 
 func (v *visit) challenge(params string) {

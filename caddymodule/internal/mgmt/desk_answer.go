@@ -15,20 +15,9 @@ import (
 
 // input reads the body by the dialect, and the header Idempotency-Key.
 func (v *visit) input() (*dialect.Input, *registrar.Idempotency, error) {
-	if _, err := v.query(); err != nil {
-		return nil, nil, err
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(v.w, v.r.Body, maxBody))
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, nil, &Error{Status: http.StatusRequestEntityTooLarge, Code: "body_too_large",
-			Message: "the body is longer than " + strconv.Itoa(maxBody) + " bytes"}
-	}
+	body, err := v.body()
 	if err != nil {
-		return nil, nil, badRequest("", "the body could not be read")
-	}
-	if t, _, err := mime.ParseMediaType(v.r.Header.Get("Content-Type")); len(body) > 0 && (err != nil || t != "application/json") {
-		return nil, nil, &Error{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type",
-			Message: "the body must be JSON: send the header Content-Type: application/json"}
+		return nil, nil, err
 	}
 	in, err := v.o.Dialect.Input(v.action, body)
 	if err != nil {
@@ -37,6 +26,26 @@ func (v *visit) input() (*dialect.Input, *registrar.Idempotency, error) {
 	v.in = in
 	once, err := idempotency(v.r, v.caller.Key.String(), body)
 	return in, once, err
+}
+
+// body reads the body of a request without parameters.
+func (v *visit) body() ([]byte, error) {
+	if _, err := v.query(); err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(v.w, v.r.Body, maxBody))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, &Error{Status: http.StatusRequestEntityTooLarge, Code: "body_too_large",
+			Message: "the body is longer than " + strconv.Itoa(maxBody) + " bytes"}
+	}
+	if err != nil {
+		return nil, badRequest("", "the body could not be read")
+	}
+	if t, _, err := mime.ParseMediaType(v.r.Header.Get("Content-Type")); len(body) > 0 && (err != nil || t != "application/json") {
+		return nil, &Error{Status: http.StatusUnsupportedMediaType, Code: "unsupported_media_type",
+			Message: "the body must be JSON: send the header Content-Type: application/json"}
+	}
+	return body, nil
 }
 
 // write answers with the status of the action. Nil is no body.
@@ -88,10 +97,14 @@ func (v *visit) fail(err error) {
 	if e.Status == http.StatusInternalServerError && v.o.OnInternal != nil {
 		v.o.OnInternal(v.r, err)
 	}
+	retry := e.RetryAfter
 	if e.Status == http.StatusServiceUnavailable {
-		v.w.Header().Set("Retry-After", "1")
+		retry = max(retry, 1)
 	}
-	values := dialect.Values{KeyID: v.caller.Key.String(), Field: e.Field}
+	if retry > 0 {
+		v.w.Header().Set("Retry-After", strconv.FormatInt(retry, 10))
+	}
+	values := dialect.Values{KeyID: v.caller.Key.String(), Field: e.Field, RetryAfter: e.RetryAfter}
 	v.send(v.o.Dialect.Error(e.Status, e.Code, e.Message, e.Field, "", values))
 }
 

@@ -19,39 +19,44 @@ var (
 	onMe     = map[string]string{http.MethodGet: dialect.Me}
 )
 
-// find returns what can be done at a path, and the key that it names. A path
-// that names none of ours is a path all the same: no answer may tell whether
-// an id has the right form.
-func (d *Desk) find(u *url.URL) (actions map[string]string, id access.KeyID, ok bool) {
+// find returns what can be done at a path, and the text by which it names a key
+// or a provider; empty for none. A path that names none of ours is a path all
+// the same: no answer may tell whether an id has the right form.
+func (d *Desk) find(u *url.URL) (actions map[string]string, name string, ok bool) {
 	rest, ok := strings.CutPrefix(u.Path, d.o.Base)
 	if !ok || strings.Contains(strings.ToLower(u.RawPath), "%2f") {
-		return nil, id, false
+		return nil, "", false
 	}
-	if d.o.Kind == DeskMe {
-		return onMe, id, rest == "" || rest == "/"
-	}
-	if d.o.Kind == DeskUsage {
+	switch d.o.Kind {
+	case DeskMe:
+		return onMe, "", rest == "" || rest == "/"
+	case DeskUsage:
 		actions, ok = findUsage(rest)
-		return actions, id, ok
+		return actions, "", ok
+	case DeskProviderKeys:
+		return findBelow(rest, ActionVerify, onProviders, onProvider, onVerify)
 	}
+	return findBelow(rest, dialect.Rotate, onAll, onOne, onRotate)
+}
+
+// findBelow returns what can be done with all, with one, and with one at the
+// path that a word adds.
+func findBelow(rest, word string, all, one, deep map[string]string) (actions map[string]string, name string, ok bool) {
 	if rest == "" || rest == "/" {
-		return onAll, id, true
+		return all, "", true
 	}
 	text, ok := strings.CutPrefix(rest, "/")
 	if !ok {
-		return nil, id, false
+		return nil, "", false
 	}
-	actions = onOne
+	actions = one
 	if head, tail, deeper := strings.Cut(text, "/"); deeper {
-		if tail != dialect.Rotate {
-			return nil, id, false
+		if tail != word {
+			return nil, "", false
 		}
-		text, actions = head, onRotate
+		text, actions = head, deep
 	}
-	if parsed, err := access.ParseKeyID(text); err == nil {
-		id = parsed
-	}
-	return actions, id, text != ""
+	return actions, text, text != ""
 }
 
 func allowed(actions map[string]string) string {

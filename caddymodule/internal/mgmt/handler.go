@@ -1,12 +1,14 @@
 package mgmt
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"io"
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -37,8 +39,9 @@ type Handler struct {
 	// notes the answer. Its errors are those of the registrar, TooMany, NoVerify
 	// and Unreachable. Nil answers that it cannot be done.
 	Verify func(ctx context.Context, tenant, provider string) (ProviderVerdict, error)
-	// Rekey gives a bounded number of tenants new data keys. Nil answers that it
-	// cannot be done.
+	// Rekey gives a bounded number of tenants new data keys. A Conflict beside a
+	// report that is Done names tenants that could not get one: it becomes Failed.
+	// Nil answers that it cannot be done.
 	Rekey func(ctx context.Context) (RekeyReport, error)
 
 	registrar func() (*registrar.Registrar, error)
@@ -56,6 +59,7 @@ func NewHandler(reg func() (*registrar.Registrar, error), status func() any) *Ha
 	h.routeTenants()
 	h.routeKeys()
 	h.routeMetering()
+	h.routeProviders()
 	h.route("/audit", methods{"GET": serveJSON(h, http.StatusOK, listAudit)})
 	h.route("/audit/verify", methods{"GET": serveJSON(h, http.StatusOK, verifyAudit)})
 	h.route("/backup", methods{"GET": http.HandlerFunc(h.backup)})
@@ -134,6 +138,7 @@ type call struct {
 	door   *Handler
 	header http.Header // of the answer
 	body   []byte      // of the request, as it came
+	status int         // of the answer, if it is not the route's own; else 0
 }
 
 // open returns the call of a request, with its actor.
@@ -191,7 +196,7 @@ func serveJSON[Req, Resp any](h *Handler, status int, route func(*call, Req) (Re
 			w.WriteHeader(status)
 			return
 		}
-		h.write(w, r, status, resp)
+		h.write(w, r, cmp.Or(c.status, status), resp)
 	})
 }
 
@@ -210,6 +215,9 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	e := shown(err)
 	if e.Status == http.StatusInternalServerError && h.OnInternal != nil {
 		h.OnInternal(r, err)
+	}
+	if e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.FormatInt(e.RetryAfter, 10))
 	}
 	body, _ := json.Marshal(errorBody{e}) // strings alone: cannot fail
 	w.Header().Set("Content-Type", "application/json")
