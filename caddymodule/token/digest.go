@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -62,6 +63,13 @@ func ParseMaster(text string) (Master, error) {
 func (m Master) Equal(n Master) bool { return subtle.ConstantTimeCompare(m.key(), n.key()) == 1 }
 
 func (m Master) key() []byte { return []byte(*m.raw) }
+
+// Name returns 16 hexadecimal digits that tell master keys apart, and nothing
+// of the key: they may be stored and shown.
+func (m Master) Name() string {
+	name := m.Derive("master key name")
+	return hex.EncodeToString(name[:8])
+}
 
 // Text returns the base64 form, for the file that keeps a generated key.
 func (m Master) Text() string { return base64.StdEncoding.EncodeToString(m.key()) }

@@ -24,6 +24,10 @@ type Options struct {
 	// Master is the master key. Nil means the file master.key beside the database,
 	// which is generated together with a new database.
 	Master *token.Master
+	// Previous is tried when Master does not open the database: the master key
+	// that Master is to replace. Nil means none. A new database is under Master
+	// alone.
+	Previous *token.Master
 	// Timeout is how long Open waits for the lock. Default: DefaultTimeout.
 	Timeout time.Duration
 	// OpenFile opens the database file. It is there for tests; nil means
@@ -90,7 +94,11 @@ func (b *Backend) Open(ctx context.Context) (store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: b.path, master: m, writing: make(chan struct{}, 1), checked: make(chan struct{})}
+	masters := []token.Master{m}
+	if b.opt.Previous != nil {
+		masters = append(masters, *b.opt.Previous)
+	}
+	s := &Store{path: b.path, masters: masters, writing: make(chan struct{}, 1), checked: make(chan struct{})}
 	if err := s.open(ctx, b.opt); err != nil {
 		return nil, err
 	}
@@ -107,7 +115,14 @@ func (b *Backend) prepare() (token.Master, error) {
 		return token.Master{}, err
 	case !info.Mode().IsRegular():
 		return token.Master{}, fail(store.ErrDamaged, "database %s is not a file", b.path)
-	case b.opt.Master != nil:
+	}
+	return b.Master()
+}
+
+// Master returns the master key of the Options, or that of the file master.key
+// as it is now. It returns ErrMasterKey if there is none or it cannot be read.
+func (b *Backend) Master() (token.Master, error) {
+	if b.opt.Master != nil {
 		return *b.opt.Master, nil
 	}
 	m, err := readMaster(b.masterPath())

@@ -38,30 +38,30 @@ type Report struct {
 // Check reads the whole database at path, changing nothing: its pages, the tag
 // and form of each record, and that the records fit together. What is wrong is
 // in the report; an error says that nothing could be checked: fs.ErrNotExist,
-// ErrLocked while the store is open, ErrMasterKey or ErrNewer. Nil for master
-// means the master.key beside the database.
-func Check(path string, master *token.Master) (Report, error) {
+// ErrLocked while the store is open, ErrMasterKey or ErrNewer. The master keys
+// are tried in turn; a nil one, or none, means the master.key beside the
+// database.
+func Check(path string, masters ...*token.Master) (Report, error) {
 	path, err := realPath(path)
 	if err != nil {
 		return Report{}, err
 	}
-	m, err := offlineMaster(path, master)
+	keys, err := offlineMasters(path, masters)
 	if err != nil {
 		return Report{}, err
 	}
-	c := &checker{path: path, report: Report{Bytes: fileSize(path)}, tagger: newTagger(m.Derive(tagPurpose))}
+	c := &checker{path: path, report: Report{Bytes: fileSize(path)}}
 	db, err := openReadOnly(path)
 	if err != nil {
 		return c.done(err)
 	}
 	defer func() { _ = guard(path, db.Close) }()
-	s := &Store{path: path, master: m, db: db}
-	s.taggers.New = func() any { return newTagger(m.Derive(tagPurpose)) }
+	s := &Store{path: path, masters: keys, db: db}
 	if err := guard(path, s.verify); err != nil {
 		return c.done(err)
 	}
 	c.report.Commits = s.commits
-	c.s = s
+	c.s, c.tagger = s, newTagger(s.master.Derive(tagPurpose))
 	return c.done(guard(path, func() error { return db.View(c.all) }))
 }
 

@@ -152,24 +152,28 @@ func realPath(path string) (string, error) {
 
 // Restore puts a copy of the file backup in the place of the database at path,
 // which is kept as path.before-restore. The backup is checked first; if a thing
-// is wrong with it, nothing is changed. Nil for master means the master.key
-// beside path. Restore returns ErrLocked while the store is open, and
+// is wrong with it, nothing is changed. The master keys are tried in turn; a nil
+// one, or none, means the master.key beside path. Restore returns ErrLocked while the store is open, and
 // fs.ErrExist if a database of an earlier restore is still there.
 //
 // The list of revocations stays: when the store is opened next, all keys that
 // were revoked or rotated since the backup are revoked in it. The commit
 // counter is put back, so that the database does not count as one that lost a
 // commit. After a crash there is the old database or the restored one.
-func Restore(backup, path string, master *token.Master) error {
+func Restore(backup, path string, masters ...*token.Master) error {
 	path, err := realPath(path)
 	if err != nil {
 		return err
 	}
-	m, err := offlineMaster(path, master)
+	keys, err := offlineMasters(path, masters)
 	if err != nil {
 		return err
 	}
-	report, err := Check(backup, &m)
+	masters = nil
+	for i := range keys {
+		masters = append(masters, &keys[i])
+	}
+	report, err := Check(backup, masters...)
 	if err != nil {
 		return fmt.Errorf("checking the backup: %w", err)
 	}
@@ -243,15 +247,25 @@ func copyBeside(from, path string) (tmp string, err error) {
 	return out.Name(), nil
 }
 
-// offlineMaster returns m, or the master key beside the database at path.
-func offlineMaster(path string, m *token.Master) (token.Master, error) {
-	if m != nil {
-		return *m, nil
+// offlineMasters returns the master keys, with the one beside the database at
+// path in the place of a nil one.
+func offlineMasters(path string, masters []*token.Master) (keys []token.Master, err error) {
+	if len(masters) == 0 {
+		masters = []*token.Master{nil}
 	}
-	b := Backend{path: path}
-	key, err := readMaster(b.masterPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return key, fail(store.ErrMasterKey, "there is no master key %s: put it back or give the one the database was made with", b.masterPath())
+	for _, m := range masters {
+		if m == nil {
+			b := Backend{path: path}
+			key, err := readMaster(b.masterPath())
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, fail(store.ErrMasterKey, "there is no master key %s: put it back or give the one the database was made with", b.masterPath())
+			}
+			if err != nil {
+				return nil, err
+			}
+			m = &key
+		}
+		keys = append(keys, *m)
 	}
-	return key, err
+	return keys, nil
 }

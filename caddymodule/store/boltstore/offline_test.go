@@ -97,9 +97,9 @@ func TestCheckFinds(t *testing.T) {
 		"bucket blobs is m": func(tx *bolt.Tx, _ *tagger) error { return tx.DeleteBucket(bucketBlobs) },
 	} {
 		path := full(t)
-		m, _ := offlineMaster(path, nil)
+		keys, _ := offlineMasters(path, nil)
 		rewrite(t, path, func(tx *bolt.Tx) error {
-			err := fn(tx, newTagger(m.Derive(tagPurpose)))
+			err := fn(tx, newTagger(keys[0].Derive(tagPurpose)))
 			if what == "under its end" {
 				_, err = tx.CreateBucket(bucketAnswerEnds)
 			}

@@ -130,8 +130,6 @@ func putCommits(meta *bolt.Bucket, t *tagger, n, audited uint64) error {
 
 // open fills a new Store. After an error nothing is left open.
 func (s *Store) open(ctx context.Context, opt Options) error {
-	key := s.master.Derive(tagPurpose)
-	s.taggers.New = func() any { return newTagger(key) }
 	err := guard(s.path, func() (err error) {
 		s.db, err = s.openBolt(ctx, opt)
 		return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -20,7 +21,9 @@ const tagPurpose = "record tag"
 // Store is an open database. It is safe for concurrent use.
 type Store struct {
 	path    string
-	master  token.Master
+	masters []token.Master // to open the database with, in this order
+	master  token.Master   // its root; from roots.go on
+	roots   atomic.Pointer[roots]
 	db      *bolt.DB
 	file    *os.File // of db; for undoing a commit that failed half-way
 	count   counter
@@ -45,8 +48,9 @@ type Store struct {
 
 var _ store.Store = (*Store)(nil)
 
-// Master returns the master key in use, from which the other secrets of the
-// installation are derived.
+// Master returns the master key that the database was made with, from which the
+// other secrets of the installation are derived. It may open the database no
+// more; see SetMasters.
 func (s *Store) Master() token.Master { return s.master }
 
 // enter admits a call once the database was checked; leave with active.Done.
@@ -142,6 +146,9 @@ func (s *Store) Update(ctx context.Context, fn func(store.Tx) error) error {
 func (s *Store) committed(t *tx) {
 	s.commits++
 	s.old = false
+	if t.roots != nil {
+		s.roots.Store(t.roots)
+	}
 	s.count.set(s.commits)
 	s.side.add(t.entries)
 }

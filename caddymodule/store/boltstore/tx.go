@@ -16,6 +16,7 @@ type tx struct {
 	buried  [][32]byte  // digests and marks of keys; see revoked.go
 	entries []entry     // that these became
 	learnt  *divergence // of a replay
+	roots   *roots      // that the database has from then on, if they change
 }
 
 // put stores a record, whose slice it keeps.

@@ -1,7 +1,6 @@
 package boltstore
 
 import (
-	"crypto/hmac"
 	"encoding/binary"
 	"slices"
 
@@ -24,8 +23,8 @@ func (s *Store) verify() error {
 		return err
 	}
 	meta := tx.Bucket(bucketMeta)
-	if !hmac.Equal(meta.Get(metaCheck), checkValue(s.master)) {
-		return fail(store.ErrMasterKey, "the master key is not the one database %s was made with: set master_key to that one or put its file back", s.path)
+	if err := s.unlock(meta); err != nil {
+		return err
 	}
 	s.commits, err = s.commitsIn(meta)
 	return err
