@@ -22,7 +22,9 @@ type model struct {
 	keys    map[access.KeyID]*access.KeyHead
 	tenants map[string]*access.Tenant
 	debts   map[access.KeyID]int64
-	unused  [][32]byte // digests that open nothing
+	sealed  map[string]map[string]string // ids of provider keys, by tenant and provider
+	lost    map[string]bool              // those that have to be told of
+	unused  [][32]byte                   // digests that open nothing
 	serial  uint64
 }
 
@@ -32,8 +34,10 @@ func TestModel(t *testing.T) {
 			m := &model{
 				t: t, rnd: rand.New(rand.NewPCG(seed, 0)),
 				keys: map[access.KeyID]*access.KeyHead{}, tenants: map[string]*access.Tenant{}, debts: map[access.KeyID]int64{},
+				sealed: map[string]map[string]string{}, lost: map[string]bool{},
 			}
 			m.x = newIndex(func() time.Duration { return m.now })
+			m.x.OnProviderGone = m.providerGone
 			for i := range 6000 {
 				m.step()
 				if i%500 == 499 {
@@ -55,8 +59,10 @@ func (m *model) step() {
 		m.rotate()
 	case n < 85:
 		m.settle()
-	case n < 93:
+	case n < 90:
 		m.drop()
+	case n < 94:
+		m.provider()
 	case n < 99:
 		m.putTenant()
 	default:
@@ -188,6 +194,10 @@ func (m *model) putTenant() {
 // dropTenant deletes a tenant and its keys, in either order.
 func (m *model) dropTenant() {
 	id := m.tenantID()
+	for _, pk := range m.sealed[id] {
+		m.lost[pk] = true
+	}
+	delete(m.sealed, id)
 	first := m.rnd.IntN(2) == 0
 	if first {
 		m.x.Apply(changeTenantGone(id))
@@ -212,6 +222,7 @@ func (m *model) check() {
 	}
 	for id, n := range m.tenants {
 		want.Tenants[n.Status]++
+		m.checkProviders(id)
 		if got := m.x.TenantByID(id); got == nil || got.Plan != n.Plan || got.Status != n.Status {
 			m.t.Fatalf("tenant %s: got %+v, want %+v", id, got, n)
 		}
@@ -224,6 +235,9 @@ func (m *model) check() {
 		if seen++; m.keys[r.ID] == nil {
 			m.t.Fatalf("Keys yields %v, which is gone", r.ID)
 		}
+	}
+	if len(m.lost) > 0 {
+		m.t.Fatalf("nobody was told of %v", m.lost)
 	}
 	if seen != len(m.keys) {
 		m.t.Fatalf("Keys yields %d, want %d", seen, len(m.keys))
