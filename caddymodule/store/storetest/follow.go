@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
 	"testing"
 
@@ -14,11 +15,12 @@ import (
 type mirror struct {
 	tenants map[string]access.Tenant
 	keys    map[access.KeyID]access.KeyHead
+	sealed  map[string]access.ProviderKey // by tenant, a space and the provider
 	log     []string
 }
 
 func newMirror() *mirror {
-	return &mirror{tenants: map[string]access.Tenant{}, keys: map[access.KeyID]access.KeyHead{}}
+	return &mirror{tenants: map[string]access.Tenant{}, keys: map[access.KeyID]access.KeyHead{}, sealed: map[string]access.ProviderKey{}}
 }
 
 func (m *mirror) apply(t *testing.T) func(store.Change) {
@@ -38,7 +40,13 @@ func (m *mirror) apply(t *testing.T) func(store.Change) {
 			m.keys[c.Key.ID] = *c.Key
 			m.log = append(m.log, "key "+c.Key.Status.String())
 		case c.TenantGone != "":
+			for _, k := range m.keys {
+				if k.Tenant == c.TenantGone {
+					t.Errorf("tenant %s is gone before its key %s", c.TenantGone, k.ID)
+				}
+			}
 			delete(m.tenants, c.TenantGone)
+			maps.DeleteFunc(m.sealed, func(_ string, k access.ProviderKey) bool { return k.Tenant == c.TenantGone })
 			m.log = append(m.log, "gone "+c.TenantGone)
 		case c.KeyGone != nil:
 			if old := m.keys[c.KeyGone.ID]; !reflect.DeepEqual(old, *c.KeyGone) {
@@ -47,7 +55,7 @@ func (m *mirror) apply(t *testing.T) func(store.Change) {
 			delete(m.keys, c.KeyGone.ID)
 			m.log = append(m.log, "gone key")
 		default:
-			t.Errorf("empty change")
+			m.applyProvider(t, c)
 		}
 	}
 }

@@ -30,6 +30,8 @@ type model struct {
 	last    uint64   // number of the last; 0 if there is none
 	answers map[byte]answer
 	usage   map[string]string
+	sealed  map[string]*access.ProviderKey // by tenant, a space and the provider
+	seals   map[string]*access.DataKey     // by tenant
 }
 
 type answer struct {
@@ -39,7 +41,8 @@ type answer struct {
 
 func (m *model) clone() *model {
 	return &model{maps.Clone(m.tenants), maps.Clone(m.keys), maps.Clone(m.blobs),
-		maps.Clone(m.uses), slices.Clone(m.audit), m.last, maps.Clone(m.answers), maps.Clone(m.usage)}
+		maps.Clone(m.uses), slices.Clone(m.audit), m.last, maps.Clone(m.answers), maps.Clone(m.usage),
+		maps.Clone(m.sealed), maps.Clone(m.seals)}
 }
 
 // testModel does random operations to the store and to maps, in transactions
@@ -51,7 +54,8 @@ func testModel(t *testing.T, open Opener) {
 	s := open(t, dir)
 	defer func() { _ = s.Close() }()
 	m := &model{tenants: map[string]*access.Tenant{}, keys: map[access.KeyID]*access.Key{}, blobs: map[string]string{},
-		uses: map[access.KeyID]access.Use{}, answers: map[byte]answer{}, usage: map[string]string{}}
+		uses: map[access.KeyID]access.Use{}, answers: map[byte]answer{}, usage: map[string]string{},
+		sealed: map[string]*access.ProviderKey{}, seals: map[string]*access.DataKey{}}
 	seen := follow(t, s)
 	for ops := 0; ops < modelOps; {
 		next := m.clone()
@@ -131,14 +135,18 @@ func (m *model) step(rnd *rand.Rand, tx store.Tx) error {
 		want = pick(!hasTenant, store.ErrNotFound, false, nil)
 		err = tx.DeleteTenant(tenant)
 		delete(m.tenants, tenant)
+		delete(m.seals, tenant)
+		maps.DeleteFunc(m.sealed, func(_ string, k *access.ProviderKey) bool { return k.Tenant == tenant })
 		maps.DeleteFunc(m.keys, func(id access.KeyID, k *access.Key) bool {
 			if k.Tenant == tenant {
 				delete(m.uses, id)
 			}
 			return k.Tenant == tenant
 		})
-	case op < 82:
+	case op < 80:
 		err = m.blob(rnd, tx)
+	case op < 86:
+		err, want = m.provider(rnd, tx, tenant)
 	default:
 		err = m.extra(rnd, tx, key.ID)
 	}
@@ -279,6 +287,7 @@ func (m *model) compare(t *testing.T, s store.Store, seen *mirror) {
 		usage = append(usage, key, m.usage[key])
 	}
 	same(t, "usage", usageOf(t, s, nil, nil), usage)
+	m.compareProviders(t, s, seen)
 	same(t, "audit", auditOf(t, s, 0), append([]string(nil), m.audit...))
 	for id := range m.tenants {
 		n := 0

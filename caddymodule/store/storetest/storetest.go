@@ -44,6 +44,12 @@ func Run(t *testing.T, open Opener, restore Restorer) {
 		{"Overrides", testOverrides},
 		{"Usage", testUsage},
 		{"FoldUsage", testFoldUsage},
+		{"ProviderKeys", testProviderKeys},
+		{"DataKeys", testDataKeys},
+		{"ProviderErrors", testProviderErrors},
+		{"FollowProviders", testFollowProviders},
+		{"DeleteTenantProviders", testDeleteTenantProviders},
+		{"RewriteProviders", testRewriteProviders},
 		{"BackupCancel", testBackupCancel},
 		{"Follow", testFollow},
 		{"FollowFailures", testFollowFailures},
@@ -105,7 +111,7 @@ func view(t *testing.T, s store.Store, fn func(store.Reader) error) {
 	}
 }
 
-// put stores tenants and keys in one transaction.
+// put stores records in one transaction.
 func put(t *testing.T, s store.Store, records ...any) {
 	t.Helper()
 	update(t, s, func(tx store.Tx) error {
@@ -116,6 +122,10 @@ func put(t *testing.T, s store.Store, records ...any) {
 				err = tx.PutTenant(r)
 			case *access.Key:
 				err = tx.CreateKey(r)
+			case *access.ProviderKey:
+				err = tx.PutProviderKey(r)
+			case *access.DataKey:
+				err = tx.PutDataKey(r)
 			}
 			if err != nil {
 				return err
