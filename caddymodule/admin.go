@@ -36,6 +36,7 @@ func (a *AdminAPI) Provision(ctx caddy.Context) error {
 	h := mgmt.NewHandler(activeRegistrar, activeStatus)
 	h.Use, h.Backup, h.Installation = activeUse, activeBackup, activeInstallation
 	h.Account, h.Usage = activeAccount, activeRecorder
+	h.Verify, h.Rekey = activeVerify, activeRekey
 	logger := ctx.Logger()
 	h.OnInternal = func(r *http.Request, err error) {
 		logger.Error("management request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))

@@ -29,8 +29,9 @@ func init() {
 // a good key, within its limits.
 type API struct {
 	// What is served: `keys`, `me` for what a key can learn of itself, `usage` for
-	// what its tenant used and has left, or `leaks` for the messages of
-	// secret-scanning programmes, which need no key.
+	// what its tenant used and has left, `provider_keys` for its tenant's keys with
+	// providers, or `leaks` for the messages of secret-scanning programmes, which
+	// need no key.
 	Kind string `json:"kind"`
 
 	// The path it is served at, without a slash at the end. Requests that are not
@@ -38,11 +39,12 @@ type API struct {
 	Base string `json:"base"`
 
 	// A key needs one of these permissions. Default: none, if the app has no
-	// permissions configured; else keys and usage must have some for each action.
+	// permissions configured; else all but me must have some for each action.
 	Require []string `json:"require,omitempty"`
 
-	// A key needs one of these for an action, in place of Require: `create`,
-	// `list`, `get`, `update`, `rotate` or `revoke`.
+	// A key needs one of these for an action, in place of Require: of keys
+	// `create`, `list`, `get`, `update`, `rotate` or `revoke`, of provider_keys
+	// `store`, `list`, `verify` or `delete`.
 	RequireFor map[string][]string `json:"require_for,omitempty"`
 
 	// Where keys stand, limits and the like. Public, optional, permits, guards and
@@ -64,12 +66,15 @@ func (*API) CaddyModule() caddy.ModuleInfo {
 
 const kindLeaks = "leaks"
 
-var apiKinds = []string{mgmt.DeskKeys, mgmt.DeskMe, mgmt.DeskUsage, kindLeaks}
+var errNoStored = errors.New("keytoll_api provider_keys: no provider is configured: add `provider <name>` or `providers personalabs` to the global keytoll options")
+
+var apiKinds = []string{mgmt.DeskKeys, mgmt.DeskMe, mgmt.DeskUsage, mgmt.DeskProviderKeys, kindLeaks}
 
 // apiActions are what a key can be required to have a permission for.
-var apiActions = []string{"create", "list", "get", "update", "rotate", "revoke"}
-
-func isAction(word string) bool { return slices.Contains(apiActions, word) }
+var apiActions = map[string][]string{
+	mgmt.DeskKeys:         {"create", "list", "get", "update", "rotate", "revoke"},
+	mgmt.DeskProviderKeys: {mgmt.ActionStore, mgmt.ActionList, mgmt.ActionVerify, mgmt.ActionDelete},
+}
 
 // checkBase says what is wrong with a base path, or nil.
 func checkBase(base string) error {
@@ -100,6 +105,9 @@ func (a *API) Provision(ctx caddy.Context) error {
 	if a.Kind == mgmt.DeskUsage {
 		app.atStart = append(app.atStart, app.checkCounted)
 	}
+	if a.Kind == mgmt.DeskProviderKeys && len(app.providers) == 0 {
+		return errNoStored
+	}
 	// A gate's API description may bring permissions, whichever handler is first.
 	app.atStart = append(app.atStart, func() error { return a.checkRequirements(app.permissions, require) })
 	words, err := app.dialect(a.Gate.Dialect)
@@ -109,7 +117,7 @@ func (a *API) Provision(ctx caddy.Context) error {
 	a.desk = mgmt.NewDesk(mgmt.DeskOptions{
 		Kind: a.Kind, Registrar: app.activeRegistrar, Dialect: words, Base: a.Base, Require: require, Params: a.queryKeys(),
 		CallerFrom: callerFrom, Holds: a.holds, Use: app.lastUse, LastRefusal: app.lastRefusal,
-		Account: app.account, Recorder: app.recorder,
+		Account: app.account, Recorder: app.recorder, Verify: app.verifyProvider,
 		OnInternal: func(r *http.Request, err error) {
 			a.logger.Error("management request failed", zap.String("method", r.Method), zap.String("path", app.keys.Redact(r.URL.Path)), zap.Error(err))
 		},
@@ -125,8 +133,9 @@ func (a *API) check() error {
 		return errors.New("keytoll_api leaks needs public keys, and nothing else does: public_key <identifier> <pem file>")
 	}
 	for action := range a.RequireFor {
-		if !isAction(action) || a.Kind != mgmt.DeskKeys {
-			return fmt.Errorf("require_for %q: want one of %s, and only for keys", action, strings.Join(apiActions, ", "))
+		if !slices.Contains(apiActions[a.Kind], action) {
+			return fmt.Errorf("require_for %q: keytoll_api %s has no such action; keys has %s, and provider_keys has %s", action, a.Kind,
+				strings.Join(apiActions[mgmt.DeskKeys], ", "), strings.Join(apiActions[mgmt.DeskProviderKeys], ", "))
 		}
 	}
 	if g := a.Gate; g != nil && (g.Optional || len(g.PublicRaw) > 0 || len(g.Permits) > 0 || len(g.Guards) > 0 || len(g.Inject) > 0) {

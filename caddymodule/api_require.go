@@ -10,7 +10,7 @@ import (
 
 // requirements returns the permissions of each action.
 func (a *API) requirements() map[string][]string {
-	actions := apiActions
+	actions := apiActions[a.Kind]
 	switch a.Kind {
 	case mgmt.DeskMe:
 		actions = []string{"me"}
@@ -30,9 +30,9 @@ func (a *API) requirements() map[string][]string {
 // checkRequirements refuses names of no permission, and an action that was left
 // open by oversight: where permissions are configured each needs one.
 func (a *API) checkRequirements(ps *access.Permissions, require map[string][]string) error {
-	for _, action := range apiActions {
-		if a.Kind == mgmt.DeskKeys && len(require[action]) == 0 && ps.Configured() {
-			return fmt.Errorf("permissions are configured, so keytoll_api keys must say which %s needs: add `require <permission>` or `require %[1]s <permission>`", action)
+	for _, action := range apiActions[a.Kind] {
+		if len(require[action]) == 0 && ps.Configured() {
+			return fmt.Errorf("permissions are configured, so keytoll_api %s must say which %s needs: add `require <permission>` or `require %[2]s <permission>`", a.Kind, action)
 		}
 	}
 	if a.Kind == mgmt.DeskUsage && len(a.Require) == 0 && ps.Configured() {

@@ -17,7 +17,9 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
 	"github.com/keytoll/keytoll/caddymodule/internal/engine"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/provider"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	"github.com/keytoll/keytoll/caddymodule/internal/seal"
 	"github.com/keytoll/keytoll/caddymodule/store"
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
@@ -44,6 +46,10 @@ type App struct {
 	// must stay outside the database. Default: the file master.key beside the
 	// database, made at the first start.
 	MasterKey string `json:"master_key,omitempty"`
+
+	// The master key before MasterKey, while `caddy keytoll rekey` is still to be
+	// run. Default: none.
+	PreviousMasterKey string `json:"previous_master_key,omitempty"`
 
 	// What keys may be allowed to do, by name. Default: no permissions, and then
 	// a key needs none but where a gate asks for one.
@@ -83,6 +89,14 @@ type App struct {
 	// IPv4 address or an IPv6 /64.
 	Throttle *Throttle `json:"throttle_failures,omitempty"`
 
+	// Third parties whose keys callers may bring, by name. Ten are known and need
+	// nothing said of them: anthropic, cartesia, deepgram, elevenlabs, fishaudio,
+	// groq, huggingface, inworld, openai and resembleai. Default: none.
+	Providers map[string]*provider.Definition `json:"providers,omitempty"`
+
+	// Wraps the data keys that seal stored provider keys. Default: the master key.
+	KMSRaw json.RawMessage `json:"kms,omitempty" caddy:"namespace=keytoll.kms inline_key=service"`
+
 	// Puts unknown keys to an existing backend while customers move in. Default:
 	// no learning.
 	Learn *Learn `json:"learn,omitempty"`
@@ -95,10 +109,17 @@ type App struct {
 	events   *caddyevents.App
 	backend  store.Backend
 	master   *token.Master
+	previous *token.Master
 	keys     token.Set
 	plans    map[string]*access.Plan
 	throttle gate.Throttle
 	named    map[string]access.Rate // of the limits that handlers named
+
+	providers    map[string]*provider.Provider
+	verifier     *provider.Verifier
+	kms          KeyWrapper // nil: the master key wraps
+	keyring      atomic.Pointer[seal.Keyring]
+	providerUses providerUses
 
 	metered
 	permissions *access.Permissions // set for good once all handlers are provisioned
@@ -157,6 +178,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := a.provisionLearn(); err != nil {
+		return err
+	}
+	if err := a.provisionProviders(); err != nil {
 		return err
 	}
 	return ctx.GetMetricsRegistry().Register(collector{a})
@@ -246,6 +270,7 @@ func (a *App) join() error {
 	if err != nil {
 		return err
 	}
+	a.keyring.Store(a.newKeyring(e))
 	reg := a.newRegistrar(e)
 	if n := e.Replayed(); n > 0 {
 		a.logger.Warn("the database is older than some revocations: these keys were revoked again", zap.Int("keys", n))
@@ -305,6 +330,8 @@ func (a *App) newRegistrar(e *engine.Engine) *registrar.Registrar {
 		OnEvent:  a.emit,
 
 		Permissions: func() *access.Permissions { return a.permissions },
+		Keyring:     a.keyring.Load,
+		Providers:   a.providerNames,
 	})
 }
 

@@ -19,7 +19,7 @@ func init() {
 }
 
 // gateOptions are the subdirectives of the gate.
-var gateOptions = []string{"key_from", "optional", "public", "permit", "tenant_guard", "dialect", "limit", "charge", "charge_header", "charge_status", "concurrent", "route", "usage_headers", "inject", "upgrade", "keep_credential", "rate_headers", "errors", "allow_http"}
+var gateOptions = []string{"key_from", "optional", "public", "permit", "tenant_guard", "dialect", "limit", "charge", "charge_header", "charge_status", "concurrent", "route", "usage_headers", "byok", "inject", "upgrade", "keep_credential", "rate_headers", "errors", "allow_http"}
 
 // parseGate reads the gate. Rules see the path as rewritten: keytoll stands
 // after rewrite and uri in the order of directives.
@@ -39,6 +39,7 @@ var gateOptions = []string{"key_from", "optional", "public", "permit", "tenant_g
 //		concurrent <n> [per key|tenant] [observe]
 //		route <matcher> <name>                # in usage; first match wins
 //		usage_headers on|off                  # default: on if the key's plan has credits
+//		byok [<provider...>] { … }            # callers' own keys for providers; see parseBYOK
 //		inject <Header> <value>               # placeholders allowed
 //		inject -<Header>                      # not this default header
 //		upgrade <protocol...>                 # default: websocket; off for none
@@ -100,6 +101,8 @@ func (g *Handler) parseOption(h httpcaddyfile.Helper, word string) error {
 		return g.parseLimit(h)
 	case "charge", "charge_header", "charge_status", "concurrent", "route", "usage_headers":
 		return g.parseMeter(h, word)
+	case "byok":
+		return g.parseBYOK(h)
 	case "inject":
 		return g.parseInject(h)
 	case "upgrade":

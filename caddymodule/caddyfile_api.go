@@ -24,10 +24,10 @@ var apiGateOptions = []string{"key_from", "limit", "rate_headers", "allow_http",
 // parseAPI reads the API by which the holder of a key manages his own tenant's.
 // Requests that are not below the base go on to the next directive.
 //
-//	keytoll_api [<matcher>] <keys|me|usage|leaks> {
+//	keytoll_api [<matcher>] <keys|me|usage|provider_keys|leaks> {
 //		base <path>                              # as the product documents it
 //		require <permission...>                  # a key needs one of these
-//		require <action> <permission...>         # for one of: create list get update rotate revoke
+//		require <action> <permission...>         # for one of: create list get update rotate revoke; store list verify delete
 //		dialect <name>                           # overrides the app's
 //		key_from, limit, rate_headers, allow_http   # as in the gate
 //		public_key <identifier> <pem file>       # for leaks alone, which needs one and no other line
@@ -36,7 +36,7 @@ func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next()
 	a := new(API)
 	if !h.AllArgs(&a.Kind) || !slices.Contains(apiKinds, a.Kind) {
-		return nil, h.Err("keytoll_api needs what it serves: keys, me, usage or leaks")
+		return nil, h.Err("keytoll_api needs what it serves: keys, me, usage, provider_keys or leaks")
 	}
 	once := make(map[string]bool)
 	for h.NextBlock(0) {
@@ -109,14 +109,14 @@ func (a *API) parseRequire(h httpcaddyfile.Helper) error {
 			return h.WrapErr(err)
 		}
 	}
-	if len(args) == 1 || !isAction(args[0]) {
+	if len(args) == 1 || !a.acts(args[0]) {
 		if a.Require != nil {
 			return h.Err("require is given twice; put the permissions on one line")
 		}
 		a.Require = args
 		return nil
 	}
-	if a.Kind != mgmt.DeskKeys {
+	if len(apiActions[a.Kind]) == 0 {
 		return h.Errf("keytoll_api %s has no actions: require %s", a.Kind, strings.Join(args[1:], " "))
 	}
 	if a.RequireFor[args[0]] != nil {
@@ -127,4 +127,14 @@ func (a *API) parseRequire(h httpcaddyfile.Helper) error {
 	}
 	a.RequireFor[args[0]] = args[1:]
 	return nil
+}
+
+// acts reports whether a word is an action: of this kind or, where it has none,
+// of keys.
+func (a *API) acts(word string) bool {
+	actions, own := apiActions[a.Kind]
+	if !own {
+		actions = apiActions[mgmt.DeskKeys]
+	}
+	return slices.Contains(actions, word)
 }

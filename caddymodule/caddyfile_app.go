@@ -20,7 +20,7 @@ func init() {
 //
 //	keytoll {
 //		storage <backend> { … }               # default: bolt
-//		master_key {file.…}|{env.…}           # default: master.key beside the database
+//		master_key {file.…}|{env.…}           # default: master.key beside the database; a second one is the one before it
 //		keys {
 //			prefix <prefix> [<environment>]
 //			max_expiry <duration>
@@ -48,6 +48,9 @@ func init() {
 //		}
 //		dialect <name> [<preset>] { … }       # see parseDialect
 //		dialect <name>                        # the default one
+//		providers personalabs                 # the ten of that product
+//		provider <name> { … }                 # see appParser.provider; without a block as it is shipped
+//		kms <module> { … }                    # wraps data keys in place of the master key
 //		audit {
 //			retain <duration>
 //		}
@@ -80,10 +83,11 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 type appParser struct {
 	app     *App
 	plans   []use
-	defined []use // permissions
-	implied []use // by permissions
-	granted []use // to plans and tenants
-	spoken  use   // the default dialect
+	defined []use           // permissions
+	implied []use           // by permissions
+	granted []use           // to plans and tenants
+	spoken  use             // the default dialect
+	shipped map[string]bool // providers that came with a set
 	once    map[string]bool
 }
 
@@ -112,7 +116,7 @@ func (p *appParser) checkNames() error {
 func (p *appParser) option(d *caddyfile.Dispenser) error {
 	word := d.Val()
 	switch word {
-	case "plan", "tenant", "permission", "dialect":
+	case "plan", "tenant", "permission", "dialect", "provider", "master_key":
 	default:
 		if p.once[word] {
 			return d.Errf("%s is given twice", word)
@@ -126,10 +130,7 @@ func (p *appParser) option(d *caddyfile.Dispenser) error {
 	case "storage":
 		return p.storage(d)
 	case "master_key":
-		if err := word1(d, &p.app.MasterKey); err != nil {
-			return err
-		}
-		return checkMasterText(d, p.app.MasterKey)
+		return p.masterKey(d)
 	case "keys":
 		return p.keys(d)
 	case "plan":
@@ -146,6 +147,12 @@ func (p *appParser) option(d *caddyfile.Dispenser) error {
 		return p.permission(d)
 	case "dialect":
 		return p.dialect(d)
+	case "provider":
+		return p.provider(d)
+	case "providers":
+		return p.providers(d)
+	case "kms":
+		return p.kms(d)
 	case "audit":
 		return p.audit(d)
 	case "metering":
@@ -159,7 +166,7 @@ func (p *appParser) option(d *caddyfile.Dispenser) error {
 		p.app.Learn, err = parseLearn(d)
 		return err
 	}
-	return unrecognized(d, "storage", "master_key", "keys", "permission", "plan", "default_plan", "tenant", "dialect", "audit", "metering", "throttle_failures", "learn", "gc")
+	return unrecognized(d, "storage", "master_key", "keys", "permission", "plan", "default_plan", "tenant", "dialect", "provider", "providers", "kms", "audit", "metering", "throttle_failures", "learn", "gc")
 }
 
 func (p *appParser) dialect(d *caddyfile.Dispenser) error {

@@ -25,20 +25,21 @@ import (
 type exchange struct {
 	caddyhttp.ResponseWriterWrapper
 	gate.Call
-	h      *Handler
-	engine *engine.Engine
-	id     access.KeyID // copies: a stream may outlive the record of a deleted key
-	env    string
-	bill   *bill        // nil without metering
-	cold   *access.Key  // read when asked for
-	draft  *draftFields // nil unless they are sent
-	stream engine.Stream
-	cancel context.CancelFunc       // of the request's context, past HTTP/1
-	conn   atomic.Pointer[net.Conn] // after an upgrade
-	ending sync.Mutex               // held while deadlines are set
-	over   bool                     // the handler has returned; guarded by ending
-	done   bool                     // the final status was written
-	ended  atomic.Bool              // its key is gone: nothing more is written
+	h       *Handler
+	engine  *engine.Engine
+	id      access.KeyID // copies: a stream may outlive the record of a deleted key
+	env     string
+	bill    *bill        // nil without metering
+	brought *brought     // nil without provider keys
+	cold    *access.Key  // read when asked for
+	draft   *draftFields // nil unless they are sent
+	stream  engine.Stream
+	cancel  context.CancelFunc       // of the request's context, past HTTP/1
+	conn    atomic.Pointer[net.Conn] // after an upgrade
+	ending  sync.Mutex               // held while deadlines are set
+	over    bool                     // the handler has returned; guarded by ending
+	done    bool                     // the final status was written
+	ended   atomic.Bool              // its key is gone: nothing more is written
 
 	values  [inlineValues]string
 	buf     [80]byte // digits and ids behind values
@@ -70,9 +71,9 @@ func newExchange(h *Handler, e *engine.Engine, c *gate.Call) *exchange {
 }
 
 // forward cleans the request, tells the upstream whose it is, and passes it on.
-func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, b *bill, next caddyhttp.Handler) error {
+func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, b *bill, own *brought, next caddyhttp.Handler) error {
 	x := newExchange(h, e, c)
-	x.ResponseWriter = w
+	x.ResponseWriter, x.brought = w, own
 	if b != nil {
 		x.bill = b
 		defer x.settle() // also if anything below panics
@@ -81,6 +82,9 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	x.draft = h.headers.draftFields(e, c, asks)
 	x.attach(r)
 	h.cleaner.Cleanse(r)
+	if own != nil {
+		own.give(r.Header)
+	}
 	if x.Record != nil {
 		x.identify(r)
 	}
@@ -167,6 +171,10 @@ func (x *exchange) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	if x.env != "" {
 		enc.AddString("environment", x.env)
 	}
+	if x.brought != nil && x.brought.bypass {
+		enc.AddBool("bypassed", true)
+		enc.AddString("provider", x.brought.provider())
+	}
 	return nil
 }
 
@@ -175,6 +183,12 @@ func (x *exchange) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 func (x *exchange) WriteHeader(status int) {
 	if !x.done && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		x.done = true
+		if x.h.byok != nil {
+			x.brought.answered(x.Header(), x.h.UsageHeaders)
+			if x.brought != nil && x.brought.bypass {
+				x.engine.Counts.Bypassed.Add(1)
+			}
+		}
 		if x.bill != nil {
 			x.bill.begin(x.Header(), status)
 		}

@@ -83,6 +83,10 @@ type Handler struct {
 	// requests with a key: `on` or `off`. Default: on if the key's plan has credits.
 	UsageHeaders string `json:"usage_headers,omitempty"`
 
+	// Callers' own keys for providers. Default: none may be brought, and headers
+	// with such keys pass as they are.
+	BYOK *BYOK `json:"byok,omitempty"`
+
 	// Headers set on requests to the API. Client copies are removed, in every
 	// spelling. X-Tenant-Id and X-Key-Id are set unless Without names them.
 	Inject []Injection `json:"inject,omitempty"`
@@ -113,6 +117,7 @@ type Handler struct {
 	gate    *gate.Gate
 	cleaner *gate.Cleaner
 	meter   *meter // nil: nothing is counted
+	byok    *byok  // nil: no provider keys
 	shadow  shadow
 
 	observer    *gate.Gate // of the rules that are observed; nil for none
@@ -158,7 +163,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.gate.Notice = notice[0]
 	}
 	for _, step := range []func(caddy.Context) error{
-		h.provisionSources, h.provisionPublic, h.provisionPermits, h.provisionLimits, h.provisionMeter, h.provisionObserver, h.provisionInject, h.provisionAnswers,
+		h.provisionSources, h.provisionPublic, h.provisionPermits, h.provisionLimits, h.provisionMeter, h.provisionObserver, h.provisionBYOK, h.provisionInject, h.provisionAnswers,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -237,9 +242,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	c.Started = e.Limiter.Now()
 	c.Secure = secure(r)
 	h.gate.Decide(&e.State, r, &c, &asks)
+	var own *brought
+	if h.byok != nil && c.Reason.LetsIn() {
+		var reason access.Reason
+		if own, reason = h.bring(e, r, &c); reason != access.Allowed {
+			c.Reason = reason
+		}
+	}
 	var b *bill
 	if h.meter != nil && c.Record != nil {
-		b = h.charge(e, r, &c)
+		b = h.charge(e, r, &c, own)
 	}
 	n := e.Counts.Requests[c.Reason].Add(1)
 	if n&63 == 0 {
@@ -250,7 +262,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.refuse(w, r, &c, &asks, b)
 	}
 	e.Admitted(h.gate, r, &c)
-	return h.forward(e, w, r, &c, &asks, b, next)
+	return h.forward(e, w, r, &c, &asks, b, own, next)
 }
 
 // secure tells whether the request came over a line nobody else reads.

@@ -129,6 +129,7 @@ func (h *Handler) provisionInject(caddy.Context) error {
 		return err
 	}
 	h.gate.WebSocket = slices.ContainsFunc(upgrades, func(u string) bool { return strings.EqualFold(u, "websocket") })
+	protected = append(protected, h.byok.protected()...)
 	h.cleaner = gate.NewCleaner(h.gate.Sources, h.app.keys, protected, upgrades, h.KeepCredential)
 	return nil
 }

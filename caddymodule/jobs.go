@@ -44,13 +44,14 @@ func (a *App) startJobs(e *engine.Engine, reg *registrar.Registrar) *jobs {
 	go func() {
 		defer close(j.done)
 		defer stopExport()
-		a.tick(ctx, reg)
+		defer a.keepProviderUses(e, reg)
+		a.tick(ctx, e, reg)
 	}()
 	return j
 }
 
 // tick does what is due each minute and each hour, until ctx ends.
-func (a *App) tick(ctx context.Context, reg *registrar.Registrar) {
+func (a *App) tick(ctx context.Context, e *engine.Engine, reg *registrar.Registrar) {
 	hour, minute := time.NewTicker(sweepEvery), time.NewTicker(time.Minute)
 	defer hour.Stop()
 	defer minute.Stop()
@@ -66,6 +67,7 @@ func (a *App) tick(ctx context.Context, reg *registrar.Registrar) {
 		case <-minute.C:
 			sweep = false
 			a.watchCredits(a.metering)
+			a.keepProviderUses(e, reg)
 		case <-ctx.Done():
 			return
 		}

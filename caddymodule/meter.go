@@ -40,11 +40,13 @@ type bill struct {
 	receipt credit.Receipt
 	units   credit.Units
 	price   access.Credits
+	taken   access.Credits // of the price, before the request goes on
 	final   access.Credits // what the API says it cost, if told
 	told    bool
 
 	e        *engine.Engine
 	own      *access.Override // of the key, if one is in force
+	brought  *brought         // nil without provider keys
 	route    string
 	flights  [maxFlights]engine.Flight
 	nflights int
@@ -62,9 +64,9 @@ type bill struct {
 
 // charge takes what a request costs before it goes on. It returns why not, as
 // a reason in c, and the bill in any case.
-func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill {
+func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brought *brought) *bill {
 	m, now := h.app.metering, e.Wall(c.Started).Unix()
-	b := &bill{h: h, m: m, e: e, terms: h.app.termsOf(m, c.Tenant, now)}
+	b := &bill{h: h, m: m, e: e, terms: h.app.termsOf(m, c.Tenant, now), brought: brought}
 	if own := e.Index.Override(c.Record); own.In(now) {
 		b.own = own
 	}
@@ -183,9 +185,10 @@ func (b *bill) take(r *http.Request, c *gate.Call) access.Reason {
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
 	}
+	b.taken = b.reserve()
 	refusal := credit.Refusal{Reason: credit.Failed}
 	if b.h.app.serve || b.m.Counters.Err() == nil {
-		refusal = b.m.Ledger.Charge(&b.receipt, b.terms.payer, key, b.price, b.units)
+		refusal = b.m.Ledger.Charge(&b.receipt, b.terms.payer, key, b.taken, b.units)
 	}
 	b.tally(key, &refusal)
 	switch refusal.Reason {
@@ -217,13 +220,13 @@ func (b *bill) observe(r *http.Request, c *gate.Call) {
 		return
 	}
 	real := b.terms.real
-	if b.price == 0 { // an empty purse lets it through
+	if b.taken == 0 { // an empty purse lets it through
 		real = &credit.Terms{Quotas: real.Quotas}
 	}
 	if b.m.Over(b.terms.payer, real) {
 		b.observed = true
 	}
-	if p := b.terms.plan; p.creditsObserve && b.price > 0 && b.own != nil && b.own.Credits > 0 {
+	if p := b.terms.plan; p.creditsObserve && b.taken > 0 && b.own != nil && b.own.Credits > 0 {
 		key := b.h.app.keyTermsOf(b.m, b.own, p, c.Record.ID)
 		b.observed = b.observed || b.m.Over(key.payer, key.real)
 	}
@@ -257,6 +260,9 @@ func (b *bill) count(c *gate.Call, class rollup.Class, s rollup.Sample) {
 	if b.observed {
 		b.m.Totals.Observed.Add(1)
 		series.Flags = rollup.Observed
+	}
+	if b.bypassed() {
+		series.Flags |= rollup.Bypassed
 	}
 	b.m.Usage.Record(b.e.Wall(c.Started+int64(s.Duration)).Unix(), series, s)
 }

@@ -137,7 +137,7 @@ func (b *bill) headers(h http.Header, open bool) {
 		return
 	}
 	if open {
-		back := b.price - b.cost()
+		back := b.taken - b.cost()
 		back -= min(max(back, 0), balance.Overage) // which pays the debt first
 		balance.Remaining = min(max(balance.Remaining+back, 0), balance.Limit)
 		balance.Used = balance.Limit - balance.Remaining
@@ -177,6 +177,8 @@ func (b *bill) cost() access.Credits {
 	case class < 1 || class > 5 || !b.h.meter.status[class] || b.gone:
 		return 0
 	case b.upgrade && b.status >= http.StatusMultipleChoices: // refused; an API that ignores the wish has been used
+		return 0
+	case b.bypassed():
 		return 0
 	case b.told:
 		return b.final

@@ -68,12 +68,12 @@ func (b *bill) tally(key credit.Payer, refusal *credit.Refusal) {
 	switch refusal.Reason {
 	case credit.Charged:
 		if b.sold = b.terms.credits || key.Terms != nil; b.sold {
-			t.Charged.Add(int64(b.price))
+			t.Charged.Add(int64(b.taken))
 		}
 	case credit.QuotaExceeded:
 		t.Quota.Add(1)
 	case credit.InsufficientCredits:
-		t.Refused.Add(int64(b.price))
+		t.Refused.Add(int64(b.taken))
 	}
 }
 
@@ -91,7 +91,7 @@ func (b *bill) total(c *gate.Call, final access.Credits) {
 	}
 	if b.sold {
 		b.sold = false
-		b.m.Totals.Settle(int64(b.price), int64(final))
+		b.m.Totals.Settle(int64(b.taken), int64(final))
 		b.spent(c)
 	}
 }

@@ -19,6 +19,8 @@ var (
 	descKeys        = desc("keys", "Keys by status.", "state")
 	descTenants     = desc("tenants", "Tenants by status.", "state")
 	descBuckets     = desc("buckets", "Token buckets in the shared table.")
+	descBypassed    = desc("bypassed_total", "Requests that went without credits, with a provider key of the caller's.")
+	descVerified    = desc("provider_verifications_total", "Provider keys that were put to their provider, by what became of it.", "result")
 	descStoreErrors = desc("store_errors_total", "Reads and writes of the store and of counters that failed.")
 
 	descCredits  = desc("credits_total", "Credits that requests were charged, that were given back, and that were refused.", "op")
@@ -32,7 +34,7 @@ var (
 
 // descriptions are all metrics. Those of metering are told if a gate meters.
 var descriptions = []*prometheus.Desc{
-	descRequests, descDecision, descKeys, descTenants, descBuckets, descStoreErrors,
+	descRequests, descDecision, descKeys, descTenants, descBuckets, descBypassed, descVerified, descStoreErrors,
 	descCredits, descQuotas, descInFlight, descObserved, descCounters, descFailing, descWaiting,
 }
 
@@ -67,6 +69,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(descBuckets, prometheus.GaugeValue, float64(e.Limiter.Len()))
 	ch <- prometheus.MustNewConstMetric(descStoreErrors, prometheus.CounterValue, float64(e.Counts.StoreErrors.Load()))
+	ch <- prometheus.MustNewConstMetric(descBypassed, prometheus.CounterValue, float64(e.Counts.Bypassed.Load()))
+	for i, result := range [...]string{engine.VerdictValid: "valid", engine.VerdictInvalid: "invalid", engine.VerdictUnknown: "unknown"} {
+		ch <- prometheus.MustNewConstMetric(descVerified, prometheus.CounterValue, float64(e.Counts.Verified[i].Load()), result)
+	}
 	if m := c.app.metering; m != nil { // set before the engine was
 		collectMetering(ch, m)
 	}

@@ -31,6 +31,7 @@ const (
 	ConcurrencyLimited               // too many requests at once
 	QuotaExceeded                    // a quota of the period is used up
 	NoCredits                        // the credits do not last for the request
+	BadProviderKey                   // a provider key that cannot be used, or of a provider that is not let in
 	Unavailable                      // the store is not there yet, or no longer
 	UpstreamFailed                   // the API behind cannot be reached
 	UpstreamBusy                     // no API server behind is available
@@ -90,6 +91,7 @@ var answers = [NumReasons]Answer{
 	ConcurrencyLimited: {Label: "concurrency_limited", Status: http.StatusTooManyRequests, Code: "rate_limit_exceeded", Message: "Too many requests at once. Please try again later."},
 	QuotaExceeded:      {Label: "quota_exceeded", Status: http.StatusTooManyRequests, Code: "quota_exceeded", Message: "The quota of this period is used up"},
 	NoCredits:          {Label: "no_credits", Status: http.StatusPaymentRequired, Code: "insufficient_credits", Message: "Not enough credits for this request"},
+	BadProviderKey:     {Label: "bad_provider_key", Status: http.StatusBadRequest, Code: "invalid_request", Message: "A provider key of this request cannot be used here"},
 	Unavailable:        {Label: "unavailable", Status: http.StatusServiceUnavailable, Code: "unavailable", Message: "The service is temporarily unavailable. Please try again."},
 	UpstreamFailed:     {Label: "upstream_failed", Status: http.StatusBadGateway, Code: "bad_gateway", Message: "The service behind this address did not answer"},
 	UpstreamBusy:       {Label: "upstream_busy", Status: http.StatusServiceUnavailable, Code: "unavailable", Message: "The service is temporarily unavailable. Please try again."},

@@ -16,6 +16,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
 	"github.com/keytoll/keytoll/caddymodule/internal/index"
 	"github.com/keytoll/keytoll/caddymodule/internal/limit"
+	"github.com/keytoll/keytoll/caddymodule/internal/provider"
 	"github.com/keytoll/keytoll/caddymodule/store"
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
@@ -31,7 +32,14 @@ const (
 // Keeper is a store that knows its master key. Every backend's Store is one.
 type Keeper interface {
 	store.Store
+	// Master returns the master key that the store was made with. All that the
+	// engine derives comes from it, also once another one has taken its place.
 	Master() token.Master
+	// Opens reports whether m is one of the master keys that open the store now.
+	Opens(m token.Master) bool
+	// SetMasters has these master keys and no others open the store from now on,
+	// durably.
+	SetMasters(ctx context.Context, masters ...token.Master) error
 }
 
 // Engine is the state of one gateway. All methods are safe for concurrent use.
@@ -44,6 +52,9 @@ type Engine struct {
 	Uses     Uses     // last uses of keys
 	Refusals Refusals // last refusals of keys
 	Streams  Streams  // requests that end with their key
+
+	// Unsealed keeps stored provider keys that were used a moment ago.
+	Unsealed *provider.Cache
 
 	hooks      atomic.Pointer[Hooks]
 	foreign    foreign
@@ -74,7 +85,9 @@ func (e *Engine) Wall(now int64) time.Time {
 type Counts struct {
 	Requests    [access.NumReasons]atomic.Uint64
 	StoreErrors atomic.Uint64
-	Decisions   Histogram // of one request in 64
+	Bypassed    atomic.Uint64    // requests that went without credits, with a provider key of the caller's
+	Verified    [3]atomic.Uint64 // provider keys, by Verdict
+	Decisions   Histogram        // of one request in 64
 }
 
 // Open opens the store of a backend and loads its keys. The buckets of the last
@@ -102,7 +115,8 @@ func load(ctx context.Context, st store.Store, clock func() time.Time) (*Engine,
 	}
 	e := &Engine{Store: st, Master: k.Master(), clock: clock, stop: make(chan struct{}), jobs: newJobs(), foreign: newForeign()}
 	e.hooks.Store(new(Hooks))
-	e.Index = index.New()
+	e.Index, e.Unsealed = index.New(), newUnsealed()
+	e.Index.OnProviderGone = e.Unsealed.Drop
 	e.Limiter = limit.New(limit.Options{})
 	e.Digester = token.NewDigester(e.Master)
 	e.Foreign, e.Adopt = e.askForeign, e.adoptLater
@@ -147,6 +161,7 @@ func (e *Engine) restoreBuckets(ctx context.Context) error {
 func (e *Engine) Close() error {
 	close(e.stop)
 	e.background.Wait()
+	e.Unsealed.Wipe()
 	e.work(false)
 	err := e.Uses.flush(e.hooks.Load().RecordUses)
 	if err != nil {

@@ -1,0 +1,241 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/engine"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/index"
+	"github.com/keytoll/keytoll/caddymodule/internal/provider"
+	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+)
+
+// brought is what a request has of provider keys. A nil brought has none.
+type brought struct {
+	b      *byok
+	named  int // place of the provider that the request is for, notOurs or notKnown
+	keys   []providerKey
+	few    [2]providerKey
+	known  bool // who the caller is
+	used   int  // as named, once it is answered
+	bypass bool // likewise: a key of the caller's was used, and no credits are taken
+}
+
+// providerKey is one key that goes along.
+type providerKey struct {
+	place  int
+	text   string
+	stored bool // and not of the request
+}
+
+// bring finds the provider keys of a request that was let in: those it carries,
+// and those its tenant has stored. It returns nil if there are none.
+func (h *Handler) bring(e *engine.Engine, r *http.Request, c *gate.Call) (*brought, access.Reason) {
+	x := &brought{b: h.byok, known: c.Record != nil}
+	x.keys = x.few[:0]
+	if reason := x.fromRequest(r.Header); reason != access.Allowed {
+		return nil, reason
+	}
+	var stored []*index.ProviderKey
+	if c.Record != nil && c.Tenant != nil {
+		stored = c.Tenant.ProviderKeys()
+	}
+	if len(x.keys) == 0 && len(stored) == 0 {
+		return nil, access.Allowed
+	}
+	var reason access.Reason
+	if x.named, reason = h.byok.named(r); reason != access.Allowed {
+		return nil, reason
+	}
+	for _, ref := range stored {
+		place, ours := h.byok.place(ref.Provider)
+		if !ours || x.named != notKnown && x.named != place || x.has(place) {
+			continue
+		}
+		text, err := h.app.unsealed(e, c.Tenant.ID, ref)
+		switch {
+		case errors.Is(err, errKeyReplaced):
+			continue // it was deleted a moment ago
+		case err != nil:
+			h.logger.Error("a stored provider key cannot be used", zap.String("tenant", c.Tenant.ID), zap.String("provider", ref.Provider), zap.Error(err))
+			return nil, access.Unavailable
+		}
+		if ref.Touch(uint32(e.Wall(c.Started).Unix()/60) + 1) {
+			h.app.providerUses.add(registrar.ProviderUse{Tenant: c.Tenant.ID, Provider: ref.Provider, ID: ref.ID, At: e.Wall(c.Started).Unix()})
+		}
+		x.keys = append(x.keys, providerKey{place, text, true})
+	}
+	return x, access.Allowed
+}
+
+// fromRequest takes the keys that the request carries.
+func (x *brought) fromRequest(header http.Header) access.Reason {
+	for name, values := range header {
+		if x.b.lengths&(1<<(len(name)&63)) != 0 {
+			if place, ours := x.b.headers[name]; ours {
+				if len(values) != 1 || provider.CheckKey(values[0]) != nil {
+					return access.BadProviderKey
+				}
+				x.keys = append(x.keys, providerKey{place, values[0], false})
+				continue
+			}
+		}
+		if x.b.refuse && len(name) >= len(unknownPrefix) && equalFolded(name[:len(unknownPrefix)], unknownPrefix) {
+			return access.BadProviderKey
+		}
+	}
+	return access.Allowed
+}
+
+func (x *brought) has(place int) bool {
+	for i := range x.keys {
+		if x.keys[i].place == place {
+			return true
+		}
+	}
+	return false
+}
+
+// presumed reports whether the request is likely to go without credits. It is
+// sure if the provider is named.
+func (x *brought) presumed() (likely, sure bool) {
+	switch {
+	case x == nil || !x.known:
+		return false, true
+	case x.named != notKnown:
+		return x.has(x.named), true
+	}
+	return len(x.keys) > 0, false
+}
+
+// give puts the keys into a request that was cleaned.
+func (x *brought) give(header http.Header) {
+	for i := range x.keys {
+		k := &x.keys[i]
+		inject := x.b.providers[k.place].Inject()
+		for j := range inject {
+			header[inject[j].Name] = []string{inject[j].Value(k.text)}
+		}
+	}
+}
+
+// answered finds out from the final headers of the answer which provider
+// handled the request, and with it whether the caller's own key was used, and
+// tells the client. The API knows best. Without its word it is the provider that
+// was named; else a key that the request carries counts as used, and one that is
+// stored does not.
+func (x *brought) answered(header http.Header, usageHeaders string) {
+	delete(header, headerBypassed)
+	if x == nil {
+		return
+	}
+	x.used = x.named
+	values := header[headerUsed]
+	if len(values) > 0 {
+		x.used = notOurs
+		if len(values) == 1 {
+			x.used = x.b.called(strings.TrimSpace(values[0]))
+		}
+	}
+	if x.bypass = x.known && x.spent(); !x.bypass {
+		return
+	}
+	if len(values) == 0 && x.used >= 0 {
+		header[headerUsed] = []string{x.b.providers[x.used].Name()}
+	}
+	if usageHeaders != "off" {
+		header[headerBypassed] = yes
+	}
+}
+
+// spent reports whether a key of the caller's was used.
+func (x *brought) spent() (spent bool) {
+	if x.used != notKnown {
+		return x.used >= 0 && x.has(x.used)
+	}
+	for i := range x.keys {
+		spent = spent || !x.keys[i].stored
+	}
+	if spent && len(x.keys) == 1 {
+		x.used = x.keys[0].place
+	}
+	return spent
+}
+
+var yes = []string{"true"}
+
+// provider returns the name of the provider whose key of the caller's was used.
+func (x *brought) provider() string {
+	if x == nil || !x.bypass || x.used < 0 {
+		return ""
+	}
+	return x.b.providers[x.used].Name()
+}
+
+// errKeyReplaced says that a stored provider key is no longer the one that was
+// asked for.
+var errKeyReplaced = errors.New("the provider key was replaced or deleted")
+
+// unsealTimeout bounds how long a request waits for a KMS.
+const unsealTimeout = 5 * time.Second
+
+// unsealed returns a stored provider key. The first use of one in a while opens
+// what is stored.
+func (a *App) unsealed(e *engine.Engine, tenant string, ref *index.ProviderKey) (string, error) {
+	if text, ok := e.Unsealed.Get(ref.ID); ok {
+		return text, nil
+	}
+	reg, err := a.activeRegistrar()
+	if err != nil {
+		return "", err
+	}
+	epoch := e.Unsealed.Epoch()
+	ctx, cancel := context.WithTimeout(context.Background(), unsealTimeout)
+	defer cancel()
+	plain, err := reg.UnsealProviderKey(ctx, tenant, ref.Provider, ref.ID)
+	if err != nil {
+		if forgotten(err) {
+			err = errKeyReplaced
+		}
+		return "", err
+	}
+	text := string(plain)
+	e.Unsealed.Put(epoch, ref.ID, plain)
+	clear(plain)
+	return text, nil
+}
+
+// reserve returns what of the price is taken before the request goes on: nothing
+// if the caller's own provider key is used, likely or for sure. A guess that
+// proves wrong is charged in full when the request ends; who has overdrawn his
+// credits like that is trusted no longer.
+func (b *bill) reserve() access.Credits {
+	likely, sure := b.brought.presumed()
+	if !likely {
+		return b.price
+	}
+	if !sure && b.price > 0 && b.overdrawn() {
+		return b.price
+	}
+	return 0
+}
+
+// overdrawn reports whether the tenant used more than it had.
+func (b *bill) overdrawn() bool {
+	if b.terms.payer.Terms == nil || b.terms.payer.Terms.Credits == nil {
+		return false
+	}
+	balance, err := b.m.Ledger.Balance(b.terms.payer)
+	return err != nil || balance.Limited && balance.Overage > 0
+}
+
+// bypassed reports whether the request went without credits because a provider
+// key of the caller's was used.
+func (b *bill) bypassed() bool { return b.brought != nil && b.brought.bypass }
