@@ -9,11 +9,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	"github.com/keytoll/keytoll/caddymodule/internal/seal"
 	"github.com/keytoll/keytoll/caddymodule/store"
 	"github.com/keytoll/keytoll/caddymodule/store/boltstore"
 	"github.com/keytoll/keytoll/caddymodule/token"
@@ -32,6 +34,7 @@ type kit struct {
 	perms    *access.Permissions
 	policy   registrar.Policy
 	byName   map[string]*access.Plan
+	ring     atomic.Pointer[seal.Keyring]
 	mu       sync.Mutex // guards events and data
 	events   []string
 	data     []map[string]any
@@ -64,6 +67,8 @@ func openKit(t testing.TB, path string) *kit {
 		Policy:   func() registrar.Policy { return k.policy },
 
 		Permissions: func() *access.Permissions { return k.perms },
+		Providers:   func() []string { return testProviders },
+		Keyring:     k.ring.Load,
 		Now:         func() time.Time { return k.now },
 		OnEvent: func(name string, data map[string]any) {
 			k.mu.Lock()
