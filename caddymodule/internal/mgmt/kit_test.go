@@ -13,6 +13,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
 	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	"github.com/keytoll/keytoll/caddymodule/internal/seal"
 	"github.com/keytoll/keytoll/caddymodule/store"
 	"github.com/keytoll/keytoll/caddymodule/store/boltstore"
 	"github.com/keytoll/keytoll/caddymodule/token"
@@ -68,6 +69,8 @@ func (d *door) open() {
 		Prefixes:    func() []registrar.Prefix { return []registrar.Prefix{{Text: "ak_live_", Environment: "live"}} },
 		Plans:       func() []string { return []string{"pro"} },
 		Permissions: func() *access.Permissions { return permissions },
+		Providers:   func() []string { return []string{"elevenlabs", "openai"} },
+		Keyring:     func() *seal.Keyring { return seal.NewKeyring(seal.NewWrapper("master:test", [32]byte{1})) },
 	})
 }
 
