@@ -42,9 +42,10 @@ func keytollCommand(root *cobra.Command) {
   $ caddy keytoll keys revoke key_4fKq0ZbW81TnXyUc
   $ caddy keytoll credits grant acme 500 --expires-in 90d
   $ caddy keytoll usage --tenant acme --since 7d
+  $ caddy keytoll provider-keys set acme elevenlabs < key.txt
   $ caddy keytoll backup keytoll-backup.db`
 	group(root, initCommand(), statusCommand(), tenantsCommand(), keysCommand(), creditsCommand(), usageCommand(), auditCommand(),
-		backupCommand(), restoreCommand(), checkCommand(), compactCommand(), exportCommand(), importCommand(),
+		providerKeysCommand(), rekeyCommand(), backupCommand(), restoreCommand(), checkCommand(), compactCommand(), exportCommand(), importCommand(),
 		file(conformanceCommand()))
 }
 

@@ -15,7 +15,8 @@ import (
 
 var auditActions = []string{"tenant.created", "tenant.updated", "tenant.suspended", "tenant.resumed", "tenant.deleted",
 	"key.created", "key.updated", "key.disabled", "key.enabled", "key.rotated", "key.revoked", "key.expired", "key.adopted",
-	"keys.imported", "keys.replayed", "grant.created", "grant.revoked", "backup.made", "audit.trimmed"}
+	"keys.imported", "keys.replayed", "grant.created", "grant.revoked", "provider_key.stored", "provider_key.replaced",
+	"provider_key.verified", "provider_key.deleted", "data_key.rekeyed", "backup.made", "audit.trimmed"}
 
 func auditCommand() *cobra.Command {
 	return group(&cobra.Command{Use: "audit", Short: "Shows and checks the trail of changes",
