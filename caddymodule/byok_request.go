@@ -137,17 +137,17 @@ func (x *brought) answered(header http.Header, usageHeaders string) {
 		return
 	}
 	x.used = x.named
-	values := header[headerUsed]
-	if len(values) > 0 {
+	told := strings.TrimSpace(header.Get(headerUsed))
+	switch {
+	case len(header[headerUsed]) > 1:
 		x.used = notOurs
-		if len(values) == 1 {
-			x.used = x.b.called(strings.TrimSpace(values[0]))
-		}
+	case told != "":
+		x.used = x.b.called(told)
 	}
 	if x.bypass = x.known && x.spent(); !x.bypass {
 		return
 	}
-	if len(values) == 0 && x.used >= 0 {
+	if told == "" && x.used >= 0 {
 		header[headerUsed] = []string{x.b.providers[x.used].Name()}
 	}
 	if usageHeaders != "off" {
