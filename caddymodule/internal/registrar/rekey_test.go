@@ -237,6 +237,30 @@ func TestDataKeyChangesMeanwhile(t *testing.T) {
 	}
 }
 
+// A tenant's keys are not sealed under a data key that was another's.
+func TestDataKeyOfAnother(t *testing.T) {
+	k := sealKit(t, "acme", "other")
+	k.bring(t, "other", "p01")
+	err := k.store.Update(t.Context(), func(tx store.Tx) error {
+		d, err := tx.DataKey("other")
+		if err != nil {
+			return err
+		}
+		d.Tenant = "acme"
+		return tx.PutDataKey(d)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = k.StoreProviderKey(t.Context(), "acme", "p01", token.Wrap("a-good-key"))
+	if wantError(t, err, registrar.Unavailable, ""); !errors.Is(err, seal.ErrSealed) {
+		t.Errorf("it wraps %v", errors.Unwrap(err))
+	}
+	if list, err := k.ProviderKeys(t.Context(), "acme"); err != nil || len(list) != 0 {
+		t.Error(list, err)
+	}
+}
+
 func TestWrapperFails(t *testing.T) {
 	k := sealKit(t, "acme")
 	down := errors.New("the service is down")
