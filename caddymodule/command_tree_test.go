@@ -53,8 +53,9 @@ func TestCompletion(t *testing.T) {
 		words []string
 		want  []string
 	}{
-		{[]string{"keytoll", ""}, []string{"audit", "backup", "check", "compact", "conformance", "export", "import", "init", "keys", "restore", "status", "tenants"}},
+		{[]string{"keytoll", ""}, []string{"audit", "backup", "check", "compact", "conformance", "export", "import", "init", "keys", "provider-keys", "rekey", "restore", "status", "tenants"}},
 		{[]string{"keytoll", "keys", ""}, []string{"create", "disable", "enable", "import", "inspect", "list", "revoke", "rotate", "show", "update"}},
+		{[]string{"keytoll", "provider-keys", ""}, []string{"delete", "list", "set", "verify"}},
 		{[]string{"keytoll", "keys", "list", "--status", ""}, keyStatuses},
 		{[]string{"keytoll", "audit", "list", "--action", "key.r"}, []string{"key.rotated", "key.revoked"}},
 		{[]string{"keytoll", "keys", "import", "--salt-position", ""}, []string{"prefix", "suffix"}},
