@@ -13,9 +13,12 @@
 // Amounts of credits are numbers with up to six decimals. Usage is JSON or CSV;
 // times of usage are widened to whole steps.
 //
-// Desk is the tenant's, for the keys and the usage of the caller's own tenant, in
-// the words of a dialect. Of a key id that is another tenant's, nobody's, or no id at
-// all, it says the same, byte for byte.
+// A provider key goes in and never comes out: answers show its last four
+// characters alone.
+//
+// Desk is the tenant's, for the keys, the usage and the provider keys of the
+// caller's own tenant, in the words of a dialect. Of a key id that is another
+// tenant's, nobody's, or no id at all, it says the same, byte for byte.
 //
 // No answer of either may be cached.
 package mgmt
