@@ -266,7 +266,7 @@ func (a *App) open(ctx context.Context) (*engine.Engine, error) {
 
 // join takes a share of the pooled engine.
 func (a *App) join() error {
-	e, err := acquire(a.backend, a.master)
+	e, err := a.acquire()
 	if err != nil {
 		return err
 	}

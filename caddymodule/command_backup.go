@@ -98,6 +98,7 @@ func offline(cmd *cobra.Command, master bool) *cobra.Command {
 	cmd.Flags().String("db", "", "Path of the database (default: "+defaultDatabase()+")")
 	if master {
 		cmd.Flags().String("master-key", "", "Where the master key is, as in the configuration: {file./path/to/master.key} or {env.NAME} (default: master.key beside the database)")
+		cmd.Flags().String("previous-master-key", "", "Where the master key before it is, if the database may be of the time before it was replaced")
 	}
 	return complete(cmd, nil)
 }
@@ -109,42 +110,51 @@ func (s *session) database() string {
 	return defaultDatabase()
 }
 
-// master returns the key that --master-key names, or nil.
-func (s *session) master() (*token.Master, error) {
-	text := s.text("master-key")
-	if text == "" {
-		return nil, nil
+// masters returns the key that --master-key names, or nil, and if
+// --previous-master-key is given the key which that names.
+func (s *session) masters() ([]*token.Master, error) {
+	masters := []*token.Master{nil}
+	for i, flag := range []string{"master-key", "previous-master-key"} {
+		text := s.text(flag)
+		if text == "" {
+			continue
+		}
+		if !placeholder(text) {
+			return nil, usage("--%s: want {file./path/to/master.key} or {env.NAME}; the key itself would be seen by others", flag)
+		}
+		m, err := readMaster("--"+flag, text)
+		if err != nil {
+			return nil, &failure{message: err.Error(), hints: []string{"is that where the server's configuration has it?"}}
+		}
+		masters = append(masters[:i], m)
 	}
-	if !placeholder(text) {
-		return nil, usage("--master-key: want {file./path/to/master.key} or {env.NAME}; the key itself would be seen by others")
-	}
-	m, err := readMaster(text)
-	if err != nil {
-		return nil, &failure{message: err.Error(), hints: []string{"is that where the server's configuration has it?"}}
-	}
-	return m, nil
+	return masters, nil
 }
 
 func restoreCommand() *cobra.Command {
-	cmd := file(leaf("restore <backup> [--db <path>] [--master-key <placeholder>] [--json]", "Puts a backup in the place of a stopped server's database",
+	cmd := file(leaf("restore <backup> [--db <path>] [--master-key <placeholder>] [--previous-master-key <placeholder>] [--json]", "Puts a backup in the place of a stopped server's database",
 		"  $ caddy keytoll restore keytoll-backup.db --db /var/lib/keytoll/keytoll.db\n  $ caddy keytoll restore keytoll-backup.db --master-key {env.KEYTOLL_MASTER_KEY}", 1, restore))
 	cmd.Long = `Checks a backup and puts a copy of it in the place of the database of a server that
 is stopped. The old database is kept beside it, with .before-restore behind its
 name. Run it as the user that Caddy runs as.
 
 Keys that were revoked or rotated since the backup stay dead: they are listed in
-a file beside the database, which is applied at the next start.`
+a file beside the database, which is applied at the next start.
+
+A backup opens with the master key of its time. If that was replaced since, name
+it with --previous-master-key, and as previous_master_key in the configuration
+until 'caddy keytoll rekey' was run again.`
 	return offline(cmd, true)
 }
 
 func restore(s *session, args []string) error {
-	master, err := s.master()
+	masters, err := s.masters()
 	if err != nil {
 		return err
 	}
 	path := s.database()
 	_, noneBefore := os.Lstat(path)
-	if err := boltstore.Restore(args[0], path, master); err != nil {
+	if err := boltstore.Restore(args[0], path, masters...); err != nil {
 		return offlineFailure(err, path)
 	}
 	if noneBefore == nil {
@@ -181,7 +191,8 @@ func offlineFailure(err error, path string) error {
 	case errors.Is(err, store.ErrLocked):
 		f.hints = []string{"stop the server, or copy its database while it runs: caddy keytoll backup <file>"}
 	case errors.Is(err, store.ErrMasterKey):
-		f.hints = []string{"name the key with --master-key {file./path/to/master.key} or {env.NAME}, as the configuration does"}
+		f.hints = []string{"name the key with --master-key {file./path/to/master.key} or {env.NAME}, as the configuration does",
+			"if it was replaced since this database was written, name the one before it with --previous-master-key"}
 	case errors.Is(err, store.ErrNewer):
 		f.hints = []string{"use the keytoll that wrote it, or a newer one"}
 	case errors.Is(err, store.ErrDamaged):

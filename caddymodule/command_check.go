@@ -10,7 +10,7 @@ import (
 )
 
 func checkCommand() *cobra.Command {
-	cmd := file(leaf("check [<file>] [--db <path>] [--master-key <placeholder>] [--json]", "Checks a backup, or the database of a stopped server",
+	cmd := file(leaf("check [<file>] [--db <path>] [--master-key <placeholder>] [--previous-master-key <placeholder>] [--json]", "Checks a backup, or the database of a stopped server",
 		`  $ caddy keytoll check
   $ caddy keytoll check --db /var/lib/keytoll/keytoll.db
   $ caddy keytoll check keytoll-backup.db --master-key {file./var/lib/keytoll/master.key}`, several, check))
@@ -44,14 +44,14 @@ func check(s *session, args []string) error {
 	case len(args) == 1:
 		path = args[0]
 	}
-	master, err := s.master()
+	masters, err := s.masters()
 	if err != nil {
 		return err
 	}
 	if _, err := os.Stat(path); err != nil { // before the master key is missed beside it
 		return offlineFailure(err, path)
 	}
-	r, err := boltstore.Check(path, master)
+	r, err := boltstore.Check(path, masters...)
 	if err != nil {
 		return offlineFailure(err, path)
 	}

@@ -22,9 +22,19 @@ func init() {
 
 // Storage is a guest in the namespace keytoll.storage.
 type Storage interface {
-	// Backend returns the place of storage. master is the configured master key,
-	// or nil if none is configured. It must not open or make anything.
-	Backend(master *token.Master) (store.Backend, error)
+	// Backend returns the place of storage. It must not open or make anything. A
+	// backend that can do without a configured master key has a method
+	//
+	//	Master() (token.Master, error)
+	//
+	// that returns the one which is used then, once the store was opened.
+	Backend(m Masters) (store.Backend, error)
+}
+
+// Masters are the configured master keys.
+type Masters struct {
+	Current  *token.Master // nil: none is configured
+	Previous *token.Master // opens a store that Current does not open; nil: none
 }
 
 // BoltStorage keeps everything in one local file.
@@ -40,7 +50,7 @@ func (*BoltStorage) CaddyModule() caddy.ModuleInfo {
 }
 
 // Backend returns the database file as a backend.
-func (b *BoltStorage) Backend(master *token.Master) (store.Backend, error) {
+func (b *BoltStorage) Backend(m Masters) (store.Backend, error) {
 	path := defaultDatabase()
 	if b.Path != "" {
 		var err error
@@ -52,7 +62,7 @@ func (b *BoltStorage) Backend(master *token.Master) (store.Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	return boltstore.New(boltstore.Options{Path: path, Master: master})
+	return boltstore.New(boltstore.Options{Path: path, Master: m.Current, Previous: m.Previous})
 }
 
 // UnmarshalCaddyfile reads
@@ -79,7 +89,7 @@ func (b *BoltStorage) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // provisionStorage loads the configuration of the storage guest and the master
-// key.
+// keys.
 func (a *App) provisionStorage() error {
 	if a.StorageRaw == nil {
 		a.StorageRaw = []byte(`{"backend":"bolt"}`)
@@ -93,15 +103,20 @@ func (a *App) provisionStorage() error {
 		return fmt.Errorf("storage module %T is not for keytoll", mod)
 	}
 	if a.MasterKey != "" {
-		if a.master, err = readMaster(a.MasterKey); err != nil {
+		if a.master, err = readMaster("master_key", a.MasterKey); err != nil {
 			return err
 		}
 	}
-	a.backend, err = guest.Backend(a.master)
+	if a.PreviousMasterKey != "" {
+		if a.previous, err = readMaster("previous_master_key", a.PreviousMasterKey); err != nil {
+			return err
+		}
+	}
+	a.backend, err = guest.Backend(Masters{Current: a.master, Previous: a.previous})
 	return err
 }
 
-var errMasterText = errors.New("master_key: write {file./etc/keytoll/master.key} or {env.KEYTOLL_MASTER_KEY}: a key written here, or by {$…}, would be in every dump of the configuration")
+var errMasterText = errors.New("a master key: write {file./etc/keytoll/master.key} or {env.KEYTOLL_MASTER_KEY}: a key written here, or by {$…}, would be in every dump of the configuration")
 
 // placeholder reports whether text is one {env.…} or {file.…}.
 func placeholder(text string) bool {
@@ -117,19 +132,19 @@ func checkMasterText(d *caddyfile.Dispenser, text string) error {
 	return nil
 }
 
-// readMaster resolves the placeholder. The key itself must not stand in the
-// configuration, which Caddy shows and saves.
-func readMaster(text string) (*token.Master, error) {
+// readMaster resolves the placeholder, which is the value of option. The key
+// itself must not stand in the configuration, which Caddy shows and saves.
+func readMaster(option, text string) (*token.Master, error) {
 	if !placeholder(text) {
 		return nil, errMasterText
 	}
 	value, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
 	if err != nil {
-		return nil, fmt.Errorf("master_key %s: there is no such value, or it is empty", text)
+		return nil, fmt.Errorf("%s %s: there is no such value, or it is empty", option, text)
 	}
 	m, err := token.ParseMaster(value)
 	if err != nil {
-		return nil, fmt.Errorf("master_key %s: %w", text, err)
+		return nil, fmt.Errorf("%s %s: %w", option, text, err)
 	}
 	return &m, nil
 }
@@ -144,8 +159,9 @@ type pooled struct{ *engine.Engine }
 // Destruct closes the engine.
 func (p pooled) Destruct() error { return p.Close() }
 
-// acquire opens the engine of a backend or joins the one that is open.
-func acquire(b store.Backend, master *token.Master) (*engine.Engine, error) {
+// acquire opens the engine of the app's backend or joins the one that is open.
+func (a *App) acquire() (*engine.Engine, error) {
+	b := a.backend
 	v, _, err := engines.LoadOrNew(b.Identity(), func() (caddy.Destructor, error) {
 		e, err := engine.Open(context.Background(), b)
 		if err != nil {
@@ -157,11 +173,31 @@ func acquire(b store.Backend, master *token.Master) (*engine.Engine, error) {
 		return nil, err
 	}
 	e := v.(pooled).Engine
-	if master != nil && !master.Equal(e.Master) {
+	if err := a.admitMasters(e); err != nil {
 		_, _ = engines.Delete(b.Identity())
-		return nil, fmt.Errorf("%w: the running server has %s open with another master key", store.ErrMasterKey, b.Identity())
+		return nil, err
 	}
 	return e, nil
+}
+
+// admitMasters refuses master keys that would not open what e has open: the
+// next start would fail. It sets the current one if none is configured.
+func (a *App) admitMasters(e *engine.Engine) error {
+	if b, ok := a.backend.(interface{ Master() (token.Master, error) }); ok && a.master == nil {
+		m, err := b.Master()
+		if err != nil {
+			return err
+		}
+		a.master = &m
+	}
+	known := a.master == nil
+	for _, m := range []*token.Master{a.master, a.previous} {
+		known = known || m != nil && e.Opens(*m)
+	}
+	if !known {
+		return fmt.Errorf("%w: the running server has %s open with another master key", store.ErrMasterKey, a.backend.Identity())
+	}
+	return nil
 }
 
 // Interface guards

@@ -29,7 +29,7 @@ const (
 	blobTable   = "limit/table"
 )
 
-// Keeper is a store that knows its master key. Every backend's Store is one.
+// Keeper is a store that knows its master keys. Every backend's Store is one.
 type Keeper interface {
 	store.Store
 	// Master returns the master key that the store was made with. All that the
@@ -188,6 +188,9 @@ func (e *Engine) Installation() [8]byte {
 	name := e.Master.Derive("installation name")
 	return [8]byte(name[:8])
 }
+
+// Opens reports whether the store, as it is now, would open with m.
+func (e *Engine) Opens(m token.Master) bool { return e.Store.(Keeper).Opens(m) }
 
 // Replayed returns how many keys the store revoked at its opening because it
 // was older than their revocation, to the first who asks.

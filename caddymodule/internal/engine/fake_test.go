@@ -39,6 +39,10 @@ func (s *fakeStore) Master() token.Master {
 	return m
 }
 
+func (s *fakeStore) Opens(m token.Master) bool { return m.Equal(s.Master()) }
+
+func (s *fakeStore) SetMasters(context.Context, ...token.Master) error { return s.fail }
+
 func (s *fakeStore) View(_ context.Context, fn func(store.Reader) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
