@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
@@ -35,6 +36,7 @@ var apiGateOptions = []string{"key_from", "limit", "rate_headers", "allow_http",
 func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next()
 	a := new(API)
+	here := used(h.Dispenser, "keytoll_api")
 	if !h.AllArgs(&a.Kind) || !slices.Contains(apiKinds, a.Kind) {
 		return nil, h.Err("keytoll_api needs what it serves: keys, me, usage, provider_keys or leaks")
 	}
@@ -56,6 +58,11 @@ func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	}
 	if err := a.check(); err != nil {
 		return nil, h.WrapErr(err)
+	}
+	if a.Kind == mgmt.DeskProviderKeys {
+		if app, err := globalApp(h); err != nil || len(app.Providers) == 0 {
+			return nil, errors.Join(err, at(errNoStored, here))
+		}
 	}
 	return a, nil
 }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/provider"
 )
 
@@ -28,6 +30,9 @@ func (p *appParser) provider(d *caddyfile.Dispenser) error {
 		return d.Err("provider needs a name, such as provider openai; put what is said of it into a block")
 	}
 	name := args[0]
+	if err := access.CheckProvider(name); err != nil {
+		return d.WrapErr(err)
+	}
 	if _, known := p.app.Providers[name]; known && !p.shipped[name] {
 		return d.Errf("provider %s is given twice", name)
 	}
@@ -188,8 +193,12 @@ func (g *Handler) parseBYOK(h httpcaddyfile.Helper) error {
 			}
 		}
 	}
+	of := b.Providers
+	if len(of) == 0 {
+		of = slices.Sorted(maps.Keys(app.Providers))
+	}
 	for nesting := h.Nesting(); h.NextBlock(nesting); {
-		if err := b.parseOption(h); err != nil {
+		if err := b.parseOption(h, of); err != nil {
 			return err
 		}
 	}
@@ -197,10 +206,11 @@ func (g *Handler) parseBYOK(h httpcaddyfile.Helper) error {
 	return nil
 }
 
-func (b *BYOK) parseOption(h httpcaddyfile.Helper) error {
+// parseOption reads an option; the gate has the providers of.
+func (b *BYOK) parseOption(h httpcaddyfile.Helper, of []string) error {
 	switch word := h.Val(); word {
 	case "for":
-		return b.parseFor(h)
+		return b.parseFor(h, of)
 	case "from":
 		if b.From != "" {
 			return h.Err("from is given twice")
@@ -227,7 +237,7 @@ func (b *BYOK) parseOption(h httpcaddyfile.Helper) error {
 	return unrecognized(h.Dispenser, "for", "from", "unknown")
 }
 
-func (b *BYOK) parseFor(h httpcaddyfile.Helper) error {
+func (b *BYOK) parseFor(h httpcaddyfile.Helper, of []string) error {
 	m, isMatcher, err := h.MatcherToken()
 	if err != nil {
 		return h.WrapErr(err)
@@ -240,8 +250,8 @@ func (b *BYOK) parseFor(h httpcaddyfile.Helper) error {
 		return h.Errf("byok has at most %d rules", maxRules)
 	}
 	rule := &ProviderRule{Provider: args[0]}
-	if len(b.Providers) > 0 && !slices.Contains(b.Providers, args[0]) {
-		return h.Errf("for … %s: the gate has no such provider; it has %s", args[0], strings.Join(b.Providers, ", "))
+	if !slices.Contains(of, args[0]) {
+		return h.Errf("for … %s: the gate has no such provider; it has %s", args[0], strings.Join(of, ", "))
 	}
 	if len(m) > 0 {
 		rule.MatchRaw = caddyhttp.RawMatcherSets{caddy.ModuleMap(m)}

@@ -2,6 +2,9 @@ package caddymodule
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +25,7 @@ const seedDir = "../testdata/seeds/"
 // newSeed runs Caddy with the Caddyfile of a document. Only what a test must
 // not share with others of its machine is added: no admin endpoint, and a log
 // in the test's directory.
-func newSeed(t *testing.T, name string) *gateway {
+func newSeed(t *testing.T, name string, edits ...string) *gateway {
 	t.Helper()
 	g := &gateway{t: t, dir: t.TempDir(), addr: freeAddr(t), upstream: newUpstream(t)}
 	g.url = "http://" + g.addr
@@ -40,7 +43,7 @@ func newSeed(t *testing.T, name string) *gateway {
 		}
 	})
 	edited := strings.Replace(string(text), "\tlog {\n", "\tadmin off\n\tpersist_config off\n\tlog {\n\t\toutput file "+g.dir+"/caddy.log\n", 1)
-	if err := g.tryLoad(edited); err != nil {
+	if err := g.tryLoad(strings.NewReplacer(edits...).Replace(edited)); err != nil {
 		t.Fatal(err)
 	}
 	return g
@@ -188,12 +191,37 @@ func TestSeedS3Example(t *testing.T) {
 }
 
 func TestSeedS4PersonaLabs(t *testing.T) {
-	k := newSeedKeys(newSeed(t, "S4"))
+	// The provider itself is not asked: a key is verified here, and all else is as
+	// it is shipped.
+	shop := newProviderShop(t, "xi-api-key", "sk_elevenlabs_0123456789")
+	k := newSeedKeys(newSeed(t, "S4", "\t\tproviders personalabs\n", "\t\tproviders personalabs\n\t\tprovider elevenlabs {\n"+
+		"\t\t\tverify GET "+shop+" xi-api-key {keytoll.provider_key}\n\t\t\tallow_private\n\t\t}\n"))
+	k.g.upstream.respond(func(w http.ResponseWriter, r *http.Request) bool {
+		var asked struct{ Provider string }
+		if json.NewDecoder(r.Body).Decode(&asked) == nil && asked.Provider != "" {
+			w.Header().Set("X-Provider-Used", asked.Provider)
+		}
+		return false
+	})
+	k.vars["provider_key"] = "sk_elevenlabs_0123456789"
 	k.add("key", "acme", registrar.CreateKeyRequest{Name: "First"})
 	k.add("flood_key", "acme", registrar.CreateKeyRequest{Name: "Flood"})
 	k.plan("studio", "studio")
 	k.add("studio_key", "studio", registrar.CreateKeyRequest{Name: "First"})
 	k.conform(t, "S4")
+}
+
+// newProviderShop runs a provider that knows one key, which comes in a header,
+// and returns its URL.
+func newProviderShop(t *testing.T, header, key string) string {
+	t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(header) != key {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL + "/v1/user"
 }
 
 func TestSeedS5Prosopo(t *testing.T) {
