@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -103,8 +102,7 @@ const masterName = "master:"
 
 // masterWrapper wraps data keys under a master key.
 func masterWrapper(m token.Master) seal.Wrapper {
-	name := m.Derive("master key name")
-	return seal.NewWrapper(masterName+hex.EncodeToString(name[:8]), m.Derive("provider data keys"))
+	return seal.NewWrapper(masterName+m.Name(), m.Derive("provider data keys"))
 }
 
 // newKeyring returns what wraps data keys: the KMS or the master key, and those
