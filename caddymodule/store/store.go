@@ -22,7 +22,7 @@ var (
 	ErrLocked = errors.New("store is open in another process")
 	// ErrDamaged: what is stored does not hold together. Nothing of it may be used.
 	ErrDamaged = errors.New("store is damaged")
-	// ErrMasterKey: the master key is missing or not the one the store was made with.
+	// ErrMasterKey: the master key is missing or does not open the store.
 	ErrMasterKey = errors.New("wrong or missing master key")
 	// ErrNewer: the store was written by a newer keytoll.
 	ErrNewer = errors.New("store was written by a newer version of keytoll")

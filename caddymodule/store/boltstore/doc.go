@@ -14,7 +14,10 @@
 // # Buckets
 //
 //	meta         schema   → version, 4 bytes big endian
-//	             check    → HMAC that tells whether the master key is right
+//	             check    → HMAC that tells whether the root is right
+//	             roots    → if the master key was replaced: for each that opens
+//	                        the database its name, 16 bytes, and the root sealed
+//	                        under it by AES-256-GCM, 72 bytes; then ‖ tag
 //	             commits  → number of the last commit, that of the newest audit
 //	                        record, 8 bytes big endian each ‖ tag
 //	tenants      id                → tenant record ‖ tag
@@ -36,8 +39,11 @@
 // with its first change. Where meta has no number of an audit record the first
 // change adds it.
 //
+// The root is the master key that the database was made with. All keys derive
+// from it for good; see SetMasters.
+//
 // A tag is the first 16 bytes of HMAC-SHA-256, under a key derived from the
-// master key, of the bucket's name, the id and the record: bbolt keeps no
+// root, of the bucket's name, the id and the record: bbolt keeps no
 // checksum of what it stores, and so a flipped bit, or a record moved to
 // another id, would pass unseen. Tags are checked whenever a record is read.
 //
