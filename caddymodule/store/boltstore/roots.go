@@ -150,11 +150,18 @@ func (s *Store) Opens(m token.Master) bool {
 }
 
 // SetMasters has the master keys, one to eight of them, and no others open the
-// database from now on; that is durable when it returns nil. The key that the
-// database was made with is one of the others unless it is named. It stays what
-// Master returns, and what digests and tags derive from: whoever has it and the
-// file can compute them still, but learns no secret of a key from that. A copy
-// of the database that was made before opens with the keys of that time.
+// database from now on; that is durable when it returns nil. The root is one of
+// the others unless it is named.
+//
+// The root stays what Master returns. Whoever has a root that was replaced, and
+// the file, can therefore still compute the digest of a secret and the tag of a
+// record, and open the answers that are kept for callers who ask again: the new
+// keys of the last minutes. Digests tell no secret of 190 random bits; a copy
+// that can be written to is another matter, as it always is for who has the
+// root. What other master keys wrap is not open to it. Copies that were made
+// before open with the keys of their time, and pages of this file that are no
+// longer in use hold what they held until they are written to: Compact leaves
+// them out.
 func (s *Store) SetMasters(ctx context.Context, masters ...token.Master) error {
 	if len(masters) == 0 || len(masters) > maxMasters {
 		return errors.New("a database has one to eight master keys")
