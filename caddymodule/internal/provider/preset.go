@@ -1,7 +1,5 @@
 package provider
 
-import "slices"
-
 // bearer is how most providers want a key.
 func bearer() Header { return Header{Name: "Authorization", Value: "Bearer " + Placeholder} }
 
@@ -15,9 +13,8 @@ func preset(suffix, url string, headers ...Header) Definition {
 }
 
 // presets are the providers that are known by name, in order of their names.
-// Each URL is one that the provider documents, lists or describes something of
-// the account, is free of charge and answers 401 or 403 to a key it does not
-// know.
+// Each URL is documented by its provider, wants a key, and lists or tells
+// something without making anything that is charged for.
 var presets = []struct {
 	name string
 	make func() Definition
@@ -51,7 +48,7 @@ var presets = []struct {
 	}},
 	{"inworld", func() Definition {
 		// Inworld hands its keys out in the Base64 form that Basic wants.
-		return preset("Inworld", "https://api.inworld.ai/voices/v1/voices?pageSize=1",
+		return preset("Inworld", "https://api.inworld.ai/voices/v1/voices",
 			Header{"Authorization", "Basic " + Placeholder})
 	}},
 	{"openai", func() Definition {
@@ -73,12 +70,11 @@ func Preset(name string) (Definition, bool) {
 	return Definition{}, false
 }
 
-// Presets returns the names that Preset knows, sorted.
+// Presets returns the names that Preset knows, in order.
 func Presets() []string {
 	names := make([]string, 0, len(presets))
 	for _, p := range presets {
 		names = append(names, p.name)
 	}
-	slices.Sort(names)
 	return names
 }

@@ -49,17 +49,14 @@ type VerifierOptions struct {
 // URL of its provider and nowhere else: it follows no redirect, uses no proxy,
 // and checks each address when it connects to it, whatever the name resolved to
 // before. It is safe for concurrent use.
-type Verifier struct {
-	options VerifierOptions
-	permit  func(addr netip.Addr, secure, allowPrivate bool) error
-}
+type Verifier struct{ options VerifierOptions }
 
 // NewVerifier returns a Verifier.
 func NewVerifier(o VerifierOptions) *Verifier {
 	if o.Timeout <= 0 {
 		o.Timeout = 10 * time.Second
 	}
-	return &Verifier{options: o, permit: permit}
+	return &Verifier{o}
 }
 
 // Verify asks the provider whether the key is good. It returns ErrUnreachable
@@ -105,7 +102,7 @@ func (v *Verifier) ask(ctx context.Context, c *check, key string) (int, error) {
 	}
 	// A transport for one request: no connection outlives it, and none is used
 	// for the keys of two tenants. The transport alone follows no redirect.
-	resp, err := v.transport(c).RoundTrip(r)
+	resp, err := v.transport(ctx, c).RoundTrip(r)
 	if err != nil {
 		return 0, err
 	}
@@ -114,33 +111,62 @@ func (v *Verifier) ask(ctx context.Context, c *check, key string) (int, error) {
 	return resp.StatusCode, nil
 }
 
-func (v *Verifier) transport(c *check) *http.Transport {
-	secure := c.url.Scheme == "https"
+// transport returns a transport for the request of a check. It connects under
+// ctx: on its own, a transport goes on connecting when the request is given up.
+func (v *Verifier) transport(ctx context.Context, c *check) *http.Transport {
 	dialer := &net.Dialer{
 		Resolver: v.options.Resolver,
 		// Called with the very address that is connected to.
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			to, err := netip.ParseAddrPort(address)
-			if err != nil {
-				return &refusedError{fmt.Errorf("the address is not one of TCP")}
+			if err == nil {
+				err = permit(to.Addr(), c.url.Scheme == "https", c.allowPrivate)
 			}
-			if err := v.permit(to.Addr(), secure, c.allowPrivate); err != nil {
+			if err != nil {
 				return &refusedError{err}
 			}
 			return nil
 		},
 	}
 	return &http.Transport{
-		DialContext:            dialer.DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: v.options.RootCAs},
+		DialContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, address)
+		},
+		DialTLSContext: func(_ context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return v.secure(ctx, conn, address)
+		},
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHead,
 	}
 }
 
-// refusedError is what permit said of an address.
-type refusedError struct{ error }
+// secure speaks TLS over a connection to an address.
+func (v *Verifier) secure(ctx context.Context, conn net.Conn, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err == nil {
+		config := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12, RootCAs: v.options.RootCAs}
+		client := tls.Client(conn, config)
+		if err = client.HandshakeContext(ctx); err == nil {
+			return client, nil
+		}
+	}
+	_ = conn.Close()
+	return nil, &handshakeError{err}
+}
+
+type (
+	// refusedError is what permit said of an address.
+	refusedError struct{ error }
+	// handshakeError is why there is no TLS connection.
+	handshakeError struct{ error }
+)
+
+func (e *handshakeError) Unwrap() error { return e.error }
 
 // explain says in our own words why there was no answer. Texts of errors that
 // may quote what the provider sent are left out: it knows the key.
@@ -149,8 +175,7 @@ func (v *Verifier) explain(ctx context.Context, err error) string {
 		refused     *refusedError
 		name        *net.DNSError
 		certificate *tls.CertificateVerificationError
-		record      tls.RecordHeaderError
-		alert       tls.AlertError
+		handshake   *handshakeError
 		op          *net.OpError
 	)
 	switch {
@@ -164,7 +189,7 @@ func (v *Verifier) explain(ctx context.Context, err error) string {
 		return "its name cannot be looked up"
 	case errors.As(err, &certificate):
 		return "its certificate is not good for its name, or nobody trusted has signed it"
-	case errors.As(err, &record), errors.As(err, &alert):
+	case errors.As(err, &handshake):
 		return "it does not speak TLS 1.2 or later"
 	case errors.As(err, &op) && op.Op == "dial":
 		return "no connection: " + op.Err.Error()
