@@ -31,7 +31,7 @@ func TestAddresses(t *testing.T) {
 		{never, "203.0.113.0 203.0.113.255 224.0.0.0 239.255.255.255 240.0.0.0 255.255.255.254 255.255.255.255"},
 
 		{public, "2000:: 2001:200:: 2001:4860:4860::8888 2001:db7:: 2001:db9:: 2003:: 2606:4700::1111 3ffe:ffff:: 3fff:1000::"},
-		{private, "::1 fc00:: fd12:3456::1 fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"},
+		{private, "::1 fc00:: fd12:3456::1%25eth0 fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"},
 		{never, ":: ::2 ::7f00:1 100:: 1fff:ffff:: 4000:: 5f00:: fbff:ffff:: fe00:: fe80:: fe80::1%25eth0 febf:ffff:: fec0:: ff00:: ff02::1"},
 		{never, "2001:: 2001:0:7f00:1:: 2001:2:: 2001:1ff:ffff:: 2001:db8:: 2001:db8:ffff:: 2002:: 2002:7f00:1:: 2002:808:808:: 3fff:: 3fff:fff::"},
 

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,17 @@ import (
 
 	"github.com/keytoll/keytoll/caddymodule/internal/provider"
 )
+
+// TestMain sets a proxy at which nobody is: what uses it fails. It is read from
+// the environment once, so that a test cannot set it.
+func TestMain(m *testing.M) {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"} {
+		if err := os.Setenv(name, "http://127.0.0.1:1"); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // local compiles a provider whose check goes to a URL on the loopback, with
 // leave.

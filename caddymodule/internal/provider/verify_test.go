@@ -181,7 +181,9 @@ func TestVerifySlowServers(t *testing.T) {
 			return nil, ctx.Err()
 		},
 	}})
-	unreachable(t, mute, local(t, "", "https://api.provider.test"), "no answer within 50ms")
+	for _, url := range []string{"https://api.provider.test", "http://api.provider.test"} {
+		unreachable(t, mute, local(t, "", url), "no answer within 50ms")
+	}
 
 	asked := make(chan struct{}, 1)
 	addr := raw(t, func(c net.Conn, _ string) {
@@ -288,18 +290,15 @@ func TestVerifyChecksTheAddressItConnectsTo(t *testing.T) {
 }
 
 func TestVerifyUsesNoProxy(t *testing.T) {
-	var reached atomic.Int32
-	proxy := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) }))
-	defer proxy.Close()
-	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"} {
-		t.Setenv(name, proxy.URL)
-	}
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()
+	if u, err := http.ProxyFromEnvironment(httptest.NewRequest("GET", "http://api.provider.test/", nil)); err != nil || u == nil {
+		t.Fatalf("TestMain sets a proxy: %v, %v", u, err)
+	}
 	v := provider.NewVerifier(provider.VerifierOptions{Resolver: resolve("127.0.0.1").resolver()})
 	got, err := v.Verify(t.Context(), local(t, "", under(t, s, "api.provider.test")), key)
-	if err != nil || got.Reason != provider.ReasonRejected || reached.Load() != 0 {
-		t.Errorf("%+v, %v, the proxy reached %d times", got, err, reached.Load())
+	if err != nil || got.Reason != provider.ReasonRejected {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
