@@ -1,9 +1,13 @@
 package caddymodule
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -45,12 +49,13 @@ func (panics) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Handler) e
 type secretsRun struct {
 	*gateway
 	hunt
-	out    evidence
-	in     string // directory of what it is given: nothing of that counts as written
-	admin  string // address of its admin endpoint
-	back   *httptest.Server
-	cmd    *exec.Cmd
-	starts int
+	out     evidence
+	in      string // directory of what it is given: nothing of that counts as written
+	admin   string // address of its admin endpoint
+	back    *httptest.Server
+	scanner *ecdsa.PrivateKey // of a programme that looks for leaked keys
+	cmd     *exec.Cmd
+	starts  int
 
 	mu  sync.Mutex
 	got evidence // of servers around it
@@ -164,6 +169,10 @@ const secretsConfig = `{
 	keytoll_api provider_keys {
 		base /v1/provider-keys
 	}
+	keytoll_api leaks {
+		base /leaks
+		public_key k1 {in}/scanner.pem
+	}
 	handle /caddy/* {
 		keytoll {
 			key_from bearer header:X-API-Key basic query:token
@@ -204,9 +213,27 @@ func newSecretsRun(t *testing.T) *secretsRun {
 	s.gateway = &gateway{t: t, dir: t.TempDir(), addr: freeAddr(t), upstream: newUpstream(t), reloaded: true}
 	s.url = "http://" + s.addr
 	s.upstream.respond(misbehave)
+	s.scanner = newScanner(t, filepath.Join(s.in, "scanner.pem"))
 	s.back = httptest.NewServer(s)
 	t.Cleanup(s.back.Close)
 	return s
+}
+
+// newScanner makes a key that messages are signed with, and the file of its
+// public part.
+func newScanner(t *testing.T, file string) *ecdsa.PrivateKey {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&private.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return private
 }
 
 // misbehave is an API that fails in the ways that are logged.
@@ -307,7 +334,7 @@ func (s *secretsRun) caddyfile(masters ...string) string {
 	for _, name := range masters {
 		fmt.Fprintf(&lines, "master_key {file.%s/%s}\n", s.in, name)
 	}
-	return strings.NewReplacer("{admin}", s.admin, "{dir}", s.dir, "{url}", s.url, "{upstream}", s.upstream.addr,
+	return strings.NewReplacer("{admin}", s.admin, "{dir}", s.dir, "{in}", s.in, "{url}", s.url, "{upstream}", s.upstream.addr,
 		"{back}", s.back.URL, "{masters}", lines.String()).Replace(secretsConfig)
 }
 
