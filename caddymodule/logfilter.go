@@ -38,6 +38,11 @@ const redacted = "REDACTED"
 //		}
 //	}
 //
+// At level DEBUG, Caddy also writes the headers of the answers of upstreams into
+// the field headers, and the URI of a request that was rewritten before the gate
+// into the field uri: a log of that level needs headers keytoll and uri keytoll
+// as well.
+//
 // It may be used on a part, such as request>headers or request>uri, if other
 // filters are to see other parts; the parts that are left out are written as
 // they are. A filter on a field replaces the filters on the fields below it.
