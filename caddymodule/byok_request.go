@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"github.com/keytoll/keytoll/caddymodule/internal/credit"
 
 	"go.uber.org/zap"
 
@@ -196,6 +197,7 @@ func (a *App) unsealed(e *engine.Engine, tenant string, ref *index.ProviderKey) 
 	if err != nil {
 		return "", err
 	}
+	b.trusted = true
 	epoch := e.Unsealed.Epoch()
 	ctx, cancel := context.WithTimeout(context.Background(), unsealTimeout)
 	defer cancel()
@@ -215,24 +217,22 @@ func (a *App) unsealed(e *engine.Engine, tenant string, ref *index.ProviderKey) 
 // reserve returns what of the price is taken before the request goes on: nothing
 // if the caller's own provider key is used, likely or for sure. A guess that
 // proves wrong is charged in full when the request ends; who has overdrawn his
-// credits like that is trusted no longer.
-func (b *bill) reserve() access.Credits {
+// credits like that, or those of the key, is trusted no longer. Nor is the
+// name of the provider then: the API may use a key of its own all the same.
+func (b *bill) reserve(key credit.Payer) access.Credits {
 	likely, sure := b.brought.presumed()
 	if !likely {
 		return b.price
 	}
-	if !sure && b.price > 0 && b.overdrawn() {
+	if b.price > 0 && (!sure || b.terms.misled.Load()) && (b.overdrawn(b.terms.payer) || b.overdrawn(key)) {
 		return b.price
 	}
 	return 0
 }
 
-// overdrawn reports whether the tenant used more than it had.
-func (b *bill) overdrawn() bool {
-	if b.terms.payer.Terms == nil || b.terms.payer.Terms.Credits == nil {
-		return false
-	}
-	balance, err := b.m.Ledger.Balance(b.terms.payer)
+// overdrawn reports whether who pays used more than there was.
+func (b *bill) overdrawn(who credit.Payer) bool {
+	balance, err := b.m.Ledger.Balance(who)
 	return err != nil || balance.Limited && balance.Overage > 0
 }
 

@@ -41,6 +41,7 @@ type bill struct {
 	units   credit.Units
 	price   access.Credits
 	taken   access.Credits // of the price, before the request goes on
+	trusted bool           // nothing was taken: a provider key of the caller's goes along
 	final   access.Credits // what the API says it cost, if told
 	told    bool
 
@@ -185,7 +186,7 @@ func (b *bill) take(r *http.Request, c *gate.Call) access.Reason {
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
 	}
-	b.taken = b.reserve()
+	b.taken = b.reserve(key)
 	refusal := credit.Refusal{Reason: credit.Failed}
 	if b.h.app.serve || b.m.Counters.Err() == nil {
 		refusal = b.m.Ledger.Charge(&b.receipt, b.terms.payer, key, b.taken, b.units)
@@ -242,6 +243,9 @@ func (b *bill) finish(c *gate.Call) {
 	b.units[credit.Seconds] = int64((took + time.Second - 1) / time.Second)
 	if err := b.receipt.Settle(final, b.units); err != nil {
 		b.h.app.meterTrouble(err)
+	}
+	if b.trusted && final > 0 {
+		b.terms.misled.Store(true)
 	}
 	b.total(c, final)
 	b.count(c, rollup.ClassOf(b.status), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.units[credit.BytesOut], Duration: took})
@@ -307,12 +311,16 @@ func (a *App) termsOf(m *engine.Metering, t *index.Tenant, now int64) *tenantTer
 	if t == nil {
 		return noTerms
 	}
+	misled := false
 	if p := t.Terms.Load(); p != nil {
 		if tt, ok := (*p).(*tenantTerms); ok && tt.app == a && (tt.until == 0 || now < tt.until) {
 			return tt
+		} else if ok {
+			misled = tt.misled.Load()
 		}
 	}
 	tt := a.newTerms(m, t, now)
+	tt.misled.Store(misled)
 	v := any(tt)
 	t.Terms.Store(&v)
 	return tt

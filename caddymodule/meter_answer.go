@@ -197,6 +197,9 @@ func (x *exchange) unwritten(err error) {
 	if errors.As(err, &he) && he.StatusCode != 0 {
 		status = he.StatusCode
 	}
+	if x.h.byok != nil { // its own key is no less its own for that
+		x.brought.answered(x.Header(), x.h.UsageHeaders)
+	}
 	x.bill.answered(status)
 }
 

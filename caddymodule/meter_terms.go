@@ -23,6 +23,7 @@ type tenantTerms struct {
 	credits   bool          // the plan has credits: usage headers by default
 	seen      atomic.Uint32 // the round of watchCredits that knows of it
 	observes  bool          // real is less than what is enforced
+	misled    atomic.Bool   // a provider key of the tenant's turned out not to be used
 	real      *credit.Terms
 }
 
