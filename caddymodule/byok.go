@@ -88,6 +88,9 @@ func (h *Handler) provisionBYOK(ctx caddy.Context) error {
 		return err
 	}
 	b.refuse = h.BYOK.Unknown == "refuse"
+	if err := b.apart(h.gate.Sources); err != nil {
+		return err
+	}
 	if len(h.BYOK.For) > maxRules {
 		return fmt.Errorf("byok has at most %d rules", maxRules)
 	}
@@ -113,6 +116,7 @@ func (h *Handler) provisionBYOK(ctx caddy.Context) error {
 		}
 		b.from = h.BYOK.From[1 : len(h.BYOK.From)-1]
 	}
+		h.gate.NormalForm = h.gate.NormalForm || !strings.HasPrefix(b.from, "http.request.header.")
 	h.byok = b
 	registerRedaction(b.hidden(), nil, h.app.keys)
 	return nil
@@ -151,6 +155,19 @@ func checkUnknown(s string) error {
 	if s != "" && s != "pass" && s != "refuse" {
 		return fmt.Errorf("byok: unknown %q: want pass or refuse", s)
 	}
+// apart refuses a header in which the gate's own keys stand: each would be taken
+// for a provider key and sent up.
+func (b *byok) apart(sources []gate.Source) error {
+	for _, p := range b.providers {
+		for _, s := range sources {
+			if s.Kind == gate.Header && foldName(s.Name) == foldName(p.Header()) {
+				return fmt.Errorf("byok: provider %s has the header %s, in which callers send their key for this gate: give it another, such as X-Provider-Key-%[1]s", p.Name(), p.Header())
+			}
+		}
+	}
+	return nil
+}
+
 	return nil
 }
 
@@ -184,7 +201,7 @@ func (b *byok) hidden() (names []string) {
 }
 
 // protected returns the headers that only the gate may set. Authorization is
-// cleaned by rules of its own.
+// cleaned by rules of its own, and by bring.
 func (b *byok) protected() (names []string) {
 	if b == nil {
 		return nil
