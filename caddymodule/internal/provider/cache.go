@@ -16,10 +16,15 @@ type Cache struct {
 	now  func() time.Time
 
 	mu      sync.Mutex
-	epoch   uint64 // counts Drop and Wipe
+	epoch   uint64         // counts Drop; Wipe adds lately to it
+	dropped [lately]string // ids of the last drops, that of epoch n at n modulo lately
 	entries map[string]*list.Element
 	order   *list.List // of *entry, the one used last in front
 }
+
+// lately is how many drops Put can look back on: one tenant that stores and
+// deletes keys all the time must not keep those of others out of the cache.
+const lately = 1024
 
 type entry struct {
 	id   string
@@ -63,16 +68,21 @@ func (c *Cache) Epoch() uint64 {
 	return c.epoch
 }
 
-// Put keeps a copy of a key and reports whether it did: it does not if any key
-// was dropped since Epoch returned epoch, for it may have been this one, which
-// would then live on after it was deleted. It lets go of the key that was used
-// longest ago if there are too many.
+// Put keeps a copy of a key and reports whether it did: it does not if the key
+// was, or may have been, dropped since Epoch returned epoch, for it would then
+// live on after it was deleted. It lets go of the key that was used longest ago if
+// there are too many.
 func (c *Cache) Put(epoch uint64, id string, key []byte) bool {
 	now := c.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if epoch != c.epoch {
+	if c.epoch-epoch >= lately {
 		return false
+	}
+	for ; epoch != c.epoch; epoch++ {
+		if c.dropped[(epoch+1)%lately] == id {
+			return false
+		}
 	}
 	if el := c.entries[id]; el != nil {
 		c.remove(el)
@@ -90,6 +100,7 @@ func (c *Cache) Drop(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.epoch++
+	c.dropped[c.epoch%lately] = id
 	if el := c.entries[id]; el != nil {
 		c.remove(el)
 	}
@@ -99,7 +110,7 @@ func (c *Cache) Drop(id string) {
 func (c *Cache) Wipe() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.epoch++
+	c.epoch += lately
 	for el := c.order.Back(); el != nil; el = c.order.Back() {
 		c.remove(el)
 	}
