@@ -120,6 +120,7 @@ type App struct {
 	kms          KeyWrapper // nil: the master key wraps
 	keyring      atomic.Pointer[seal.Keyring]
 	providerUses providerUses
+	unseals      unseals
 
 	metered
 	permissions *access.Permissions // set for good once all handlers are provisioned

@@ -1,16 +1,12 @@
 package caddymodule
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"strings"
-	"time"
-	"github.com/keytoll/keytoll/caddymodule/internal/credit"
-
-	"go.uber.org/zap"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/credit"
 	"github.com/keytoll/keytoll/caddymodule/internal/engine"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
 	"github.com/keytoll/keytoll/caddymodule/internal/index"
@@ -60,12 +56,11 @@ func (h *Handler) bring(e *engine.Engine, r *http.Request, c *gate.Call) (*broug
 		if !ours || x.named != notKnown && x.named != place || x.has(place) {
 			continue
 		}
-		text, err := h.app.unsealed(e, c.Tenant.ID, ref)
+		text, err := h.app.unsealed(r.Context(), e, c.Tenant.ID, ref, c.Started)
 		switch {
 		case errors.Is(err, errKeyReplaced):
 			continue // it was deleted a moment ago
 		case err != nil:
-			h.logger.Error("a stored provider key cannot be used", zap.String("tenant", c.Tenant.ID), zap.String("provider", ref.Provider), zap.Error(err))
 			return nil, access.Unavailable
 		}
 		if ref.Touch(uint32(e.Wall(c.Started).Unix()/60) + 1) {
@@ -180,40 +175,6 @@ func (x *brought) provider() string {
 	return x.b.providers[x.used].Name()
 }
 
-// errKeyReplaced says that a stored provider key is no longer the one that was
-// asked for.
-var errKeyReplaced = errors.New("the provider key was replaced or deleted")
-
-// unsealTimeout bounds how long a request waits for a KMS.
-const unsealTimeout = 5 * time.Second
-
-// unsealed returns a stored provider key. The first use of one in a while opens
-// what is stored.
-func (a *App) unsealed(e *engine.Engine, tenant string, ref *index.ProviderKey) (string, error) {
-	if text, ok := e.Unsealed.Get(ref.ID); ok {
-		return text, nil
-	}
-	reg, err := a.activeRegistrar()
-	if err != nil {
-		return "", err
-	}
-	b.trusted = true
-	epoch := e.Unsealed.Epoch()
-	ctx, cancel := context.WithTimeout(context.Background(), unsealTimeout)
-	defer cancel()
-	plain, err := reg.UnsealProviderKey(ctx, tenant, ref.Provider, ref.ID)
-	if err != nil {
-		if forgotten(err) {
-			err = errKeyReplaced
-		}
-		return "", err
-	}
-	text := string(plain)
-	e.Unsealed.Put(epoch, ref.ID, plain)
-	clear(plain)
-	return text, nil
-}
-
 // reserve returns what of the price is taken before the request goes on: nothing
 // if the caller's own provider key is used, likely or for sure. A guess that
 // proves wrong is charged in full when the request ends; who has overdrawn his
@@ -236,6 +197,7 @@ func (b *bill) overdrawn(who credit.Payer) bool {
 	return err != nil || balance.Limited && balance.Overage > 0
 }
 
+	b.trusted = true
 // bypassed reports whether the request went without credits because a provider
 // key of the caller's was used.
 func (b *bill) bypassed() bool { return b.brought != nil && b.brought.bypass }

@@ -94,6 +94,7 @@ func (a *App) provisionKMS() error {
 	if name := a.kms.Name(); name == "" || len(name) > 256 || strings.HasPrefix(name, masterName) {
 		return fmt.Errorf("kms: the name %q of its key: want 1 to 256 bytes that do not start with %s", name, masterName)
 	}
+	a.kms = newPatientKMS(a.kms)
 	return nil
 }
 
