@@ -87,10 +87,10 @@ func (h *Handler) provisionBYOK(ctx caddy.Context) error {
 	if err := checkUnknown(h.BYOK.Unknown); err != nil {
 		return err
 	}
-	b.refuse = h.BYOK.Unknown == "refuse"
 	if err := b.apart(h.gate.Sources); err != nil {
 		return err
 	}
+	b.refuse = h.BYOK.Unknown == "refuse"
 	if len(h.BYOK.For) > maxRules {
 		return fmt.Errorf("byok has at most %d rules", maxRules)
 	}
@@ -115,8 +115,8 @@ func (h *Handler) provisionBYOK(ctx caddy.Context) error {
 			return fmt.Errorf("byok: from: %w", err)
 		}
 		b.from = h.BYOK.From[1 : len(h.BYOK.From)-1]
-	}
 		h.gate.NormalForm = h.gate.NormalForm || !strings.HasPrefix(b.from, "http.request.header.")
+	}
 	h.byok = b
 	registerRedaction(b.hidden(), nil, h.app.keys)
 	return nil
@@ -151,10 +151,6 @@ func (b *byok) choose(names []string, of map[string]*provider.Provider) error {
 	return nil
 }
 
-func checkUnknown(s string) error {
-	if s != "" && s != "pass" && s != "refuse" {
-		return fmt.Errorf("byok: unknown %q: want pass or refuse", s)
-	}
 // apart refuses a header in which the gate's own keys stand: each would be taken
 // for a provider key and sent up.
 func (b *byok) apart(sources []gate.Source) error {
@@ -168,6 +164,10 @@ func (b *byok) apart(sources []gate.Source) error {
 	return nil
 }
 
+func checkUnknown(s string) error {
+	if s != "" && s != "pass" && s != "refuse" {
+		return fmt.Errorf("byok: unknown %q: want pass or refuse", s)
+	}
 	return nil
 }
 
@@ -201,7 +201,7 @@ func (b *byok) hidden() (names []string) {
 }
 
 // protected returns the headers that only the gate may set. Authorization is
-// cleaned by rules of its own, and by bring.
+// cleaned by rules of its own.
 func (b *byok) protected() (names []string) {
 	if b == nil {
 		return nil

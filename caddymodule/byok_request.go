@@ -188,6 +188,7 @@ func (b *bill) reserve(key credit.Payer) access.Credits {
 	if b.price > 0 && (!sure || b.terms.misled.Load()) && (b.overdrawn(b.terms.payer) || b.overdrawn(key)) {
 		return b.price
 	}
+	b.trusted = true
 	return 0
 }
 
@@ -197,7 +198,6 @@ func (b *bill) overdrawn(who credit.Payer) bool {
 	return err != nil || balance.Limited && balance.Overage > 0
 }
 
-	b.trusted = true
 // bypassed reports whether the request went without credits because a provider
 // key of the caller's was used.
 func (b *bill) bypassed() bool { return b.brought != nil && b.brought.bypass }
