@@ -111,7 +111,7 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	h.logger.Error("upstream failed",
 		zap.Int("status", h.answers[reason].status),
 		zap.String("method", r.Method), zap.String("host", r.Host), zap.String("path", h.app.keys.Redact(r.URL.Path)),
-		zap.String("error", h.app.keys.Redact(err.Error())))
+		zap.String("error", upstreamTrouble(err)))
 	h.refusalHeaders(x.Header(), &x.Call)
 	h.writeAnswer(x, r, &x.Call)
 	return nil
