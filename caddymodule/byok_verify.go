@@ -100,21 +100,17 @@ func (a *App) rekey(ctx context.Context) (out mgmt.RekeyReport, err error) {
 }
 
 // useMasters says which master keys open the database: the present one, and the
-// one before it while data keys may be under it.
+// one before it while data keys may be under it. What ends that one is done
+// without asking whether it is configured: a run may have broken off before.
 func (a *App) useMasters(ctx context.Context, e *engine.Engine, both bool) error {
-	if a.master == nil || a.previous == nil {
-		return nil // it is the one that the database was opened with
-	}
 	k, ok := e.Store.(engine.Keeper)
 	switch {
-	case !ok, both && k.Opens(*a.master):
-		return nil
+	case !ok || a.master == nil, both && a.previous == nil, k.Opens(*a.master) == both:
+		return nil // the last step lets in no key that did not open it before
 	case both:
 		return k.SetMasters(ctx, *a.master, *a.previous)
-	case k.Opens(*a.previous):
-		return k.SetMasters(ctx, *a.master)
 	}
-	return nil
+	return k.SetMasters(ctx, *a.master)
 }
 
 // forgotten is the registrar's word for what is not there.
