@@ -65,6 +65,7 @@ type byok struct {
 	rules     []providerRule
 	from      string // name of the placeholder; "" for none
 	refuse    bool   // headers of unknown providers
+	bare      bool   // requests go up without an Authorization of the client's
 }
 
 type providerRule struct {
@@ -146,6 +147,9 @@ func (b *byok) choose(names []string, of map[string]*provider.Provider) error {
 		}
 		b.headers[p.Header()] = i
 		b.lengths |= 1 << (len(p.Header()) & 63)
+		for _, t := range p.Inject() {
+			b.bare = b.bare || t.Name == "Authorization"
+		}
 		b.providers = append(b.providers, p)
 	}
 	return nil
@@ -201,7 +205,7 @@ func (b *byok) hidden() (names []string) {
 }
 
 // protected returns the headers that only the gate may set. Authorization is
-// cleaned by rules of its own.
+// cleaned by rules of its own, and by bring.
 func (b *byok) protected() (names []string) {
 	if b == nil {
 		return nil

@@ -35,6 +35,9 @@ type providerKey struct {
 // bring finds the provider keys of a request that was let in: those it carries,
 // and those its tenant has stored. It returns nil if there are none.
 func (h *Handler) bring(e *engine.Engine, r *http.Request, c *gate.Call) (*brought, access.Reason) {
+	if h.byok.bare && !h.KeepCredential {
+		delete(r.Header, "Authorization") // the gate has read it, and may set another
+	}
 	x := &brought{b: h.byok, known: c.Record != nil}
 	x.keys = x.few[:0]
 	if reason := x.fromRequest(r.Header); reason != access.Allowed {
