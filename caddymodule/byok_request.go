@@ -114,13 +114,19 @@ func (x *brought) presumed() (likely, sure bool) {
 	return len(x.keys) > 0, false
 }
 
-// give puts the keys into a request that was cleaned.
+// give puts the keys into a request that was cleaned. Of two providers with the
+// same header, the one that the request is for has its key in it.
 func (x *brought) give(header http.Header) {
-	for i := range x.keys {
-		k := &x.keys[i]
-		inject := x.b.providers[k.place].Inject()
-		for j := range inject {
-			header[inject[j].Name] = []string{inject[j].Value(k.text)}
+	for _, last := range [...]bool{false, true} {
+		for i := range x.keys {
+			k := &x.keys[i]
+			if (k.place == x.named) != last {
+				continue
+			}
+			inject := x.b.providers[k.place].Inject()
+			for j := range inject {
+				header[inject[j].Name] = []string{inject[j].Value(k.text)}
+			}
 		}
 	}
 }
