@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -59,7 +60,7 @@ func (h *Handler) bring(e *engine.Engine, r *http.Request, c *gate.Call) (*broug
 		if !ours || x.named != notKnown && x.named != place || x.has(place) {
 			continue
 		}
-		text, err := h.app.unsealed(r.Context(), e, c.Tenant.ID, ref, c.Started)
+		text, ref, err := h.app.present(r.Context(), e, c.Tenant.ID, ref, c.Started)
 		switch {
 		case errors.Is(err, errKeyReplaced):
 			continue // it was deleted a moment ago
@@ -72,6 +73,29 @@ func (h *Handler) bring(e *engine.Engine, r *http.Request, c *gate.Call) (*broug
 		x.keys = append(x.keys, providerKey{place, text, true})
 	}
 	return x, access.Allowed
+}
+
+// present opens a stored provider key or, if that was replaced a moment ago, the
+// one that took its place: who has a key of his own is not charged meanwhile.
+func (a *App) present(ctx context.Context, e *engine.Engine, tenant string, ref *index.ProviderKey, started int64) (string, *index.ProviderKey, error) {
+	for {
+		text, err := a.unsealed(ctx, e, tenant, ref, started)
+		if !errors.Is(err, errKeyReplaced) {
+			return text, ref, err
+		}
+		reg, err := a.activeRegistrar()
+		if err != nil {
+			return "", nil, err
+		}
+		k, err := reg.ProviderKey(ctx, tenant, ref.Provider)
+		switch {
+		case err != nil && forgotten(err):
+			return "", nil, errKeyReplaced // it was deleted
+		case err != nil:
+			return "", nil, err
+		}
+		ref = &index.ProviderKey{Provider: k.Provider, ID: k.ID}
+	}
 }
 
 // fromRequest takes the keys that the request carries.
