@@ -97,6 +97,10 @@ type App struct {
 	// Wraps the data keys that seal stored provider keys. Default: the master key.
 	KMSRaw json.RawMessage `json:"kms,omitempty" caddy:"namespace=keytoll.kms inline_key=service"`
 
+	// What wrapped data keys before KMS, or before the master key if there is none,
+	// while `caddy keytoll rekey` is still to be run. Default: none.
+	PreviousKMSRaw json.RawMessage `json:"previous_kms,omitempty" caddy:"namespace=keytoll.kms inline_key=service"`
+
 	// Puts unknown keys to an existing backend while customers move in. Default:
 	// no learning.
 	Learn *Learn `json:"learn,omitempty"`
@@ -118,6 +122,7 @@ type App struct {
 	providers    map[string]*provider.Provider
 	verifier     *provider.Verifier
 	kms          KeyWrapper // nil: the master key wraps
+	previousKMS  KeyWrapper // nil: none
 	keyring      atomic.Pointer[seal.Keyring]
 	providerUses providerUses
 	unseals      unseals

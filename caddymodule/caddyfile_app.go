@@ -51,6 +51,7 @@ func init() {
 //		providers personalabs                 # the ten of that product
 //		provider <name> { … }                 # see appParser.provider; without a block as it is shipped
 //		kms <module> { … }                    # wraps data keys in place of the master key
+//		previous_kms <module> { … }           # wrapped them before, until rekey has run
 //		audit {
 //			retain <duration>
 //		}
@@ -152,7 +153,9 @@ func (p *appParser) option(d *caddyfile.Dispenser) error {
 	case "providers":
 		return p.providers(d)
 	case "kms":
-		return p.kms(d)
+		return p.kms(d, &p.app.KMSRaw)
+	case "previous_kms":
+		return p.kms(d, &p.app.PreviousKMSRaw)
 	case "audit":
 		return p.audit(d)
 	case "metering":
@@ -166,7 +169,7 @@ func (p *appParser) option(d *caddyfile.Dispenser) error {
 		p.app.Learn, err = parseLearn(d)
 		return err
 	}
-	return unrecognized(d, "storage", "master_key", "keys", "permission", "plan", "default_plan", "tenant", "dialect", "provider", "providers", "kms", "audit", "metering", "throttle_failures", "learn", "gc")
+	return unrecognized(d, "storage", "master_key", "keys", "permission", "plan", "default_plan", "tenant", "dialect", "provider", "providers", "kms", "previous_kms", "audit", "metering", "throttle_failures", "learn", "gc")
 }
 
 func (p *appParser) dialect(d *caddyfile.Dispenser) error {

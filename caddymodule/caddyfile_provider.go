@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -135,17 +136,21 @@ func (p *appParser) providers(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// kms reads the guest that wraps data keys.
-func (p *appParser) kms(d *caddyfile.Dispenser) error {
+// kms reads a guest that wraps data keys.
+func (p *appParser) kms(d *caddyfile.Dispenser, into *json.RawMessage) error {
+	word := d.Val()
+	if *into != nil {
+		return d.Errf("%s is given twice", word)
+	}
 	if !d.NextArg() {
-		return d.Err("kms needs the name of a key management service, which is a plugin in the namespace keytoll.kms")
+		return d.Err(word + " needs the name of a key management service, which is a plugin in the namespace keytoll.kms")
 	}
 	name := d.Val()
 	mod, err := caddyfile.UnmarshalModule(d, "keytoll.kms."+name)
 	if err != nil {
 		return err
 	}
-	p.app.KMSRaw = caddyconfig.JSONModuleObject(mod, "service", name, nil)
+	*into = caddyconfig.JSONModuleObject(mod, "service", name, nil)
 	return nil
 }
 

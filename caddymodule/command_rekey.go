@@ -52,7 +52,7 @@ func rekey(s *session, _ []string) error {
 	case err != nil:
 		return err
 	case sum.Failed != "":
-		return &failure{message: sum.Failed, hints: []string{"configure the master key that was in force when they were stored, and run it again",
+		return &failure{message: sum.Failed, hints: []string{"configure the master key or KMS that was in force when they were stored as the previous one, and run it again",
 			"or delete those provider keys and store them anew: caddy keytoll provider-keys list <tenant>"}}
 	case !sum.Done:
 		return &failure{message: "not all was done", hints: []string{"run it again: it goes on where it ended"}}

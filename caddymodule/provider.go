@@ -76,26 +76,38 @@ func definition(name string, d *provider.Definition) (provider.Definition, error
 	return shipped, nil
 }
 
-func (a *App) provisionKMS() error {
-	if a.KMSRaw == nil {
-		return nil
+func (a *App) provisionKMS() (err error) {
+	if a.KMSRaw != nil {
+		if a.kms, err = a.loadKMS("KMSRaw"); err != nil {
+			return fmt.Errorf("kms: %w", err)
+		}
 	}
-	mod, err := a.ctx.LoadModule(a, "KMSRaw")
+	if a.PreviousKMSRaw != nil {
+		if a.previousKMS, err = a.loadKMS("PreviousKMSRaw"); err != nil {
+			return fmt.Errorf("previous kms: %w", err)
+		}
+	}
+	return nil
+}
+
+// loadKMS loads the guest of a field.
+func (a *App) loadKMS(field string) (KeyWrapper, error) {
+	mod, err := a.ctx.LoadModule(a, field)
 	if err != nil {
-		return fmt.Errorf("loading kms module: %w", err)
+		return nil, fmt.Errorf("loading module: %w", err)
 	}
 	guest, ok := mod.(KMS)
 	if !ok {
-		return fmt.Errorf("kms module %T is not for keytoll", mod)
+		return nil, fmt.Errorf("module %T is not for keytoll", mod)
 	}
-	if a.kms, err = guest.Wrapper(); err != nil {
-		return fmt.Errorf("kms: %w", err)
+	k, err := guest.Wrapper()
+	if err != nil {
+		return nil, err
 	}
-	if name := a.kms.Name(); name == "" || len(name) > 256 || strings.HasPrefix(name, masterName) {
-		return fmt.Errorf("kms: the name %q of its key: want 1 to 256 bytes that do not start with %s", name, masterName)
+	if name := k.Name(); name == "" || len(name) > 256 || strings.HasPrefix(name, masterName) {
+		return nil, fmt.Errorf("the name %q of its key: want 1 to 256 bytes that do not start with %s", name, masterName)
 	}
-	a.kms = newPatientKMS(a.kms)
-	return nil
+	return newPatientKMS(k), nil
 }
 
 // masterName starts the names of master keys as wrappers.
@@ -120,6 +132,9 @@ func (a *App) newKeyring(e *engine.Engine) *seal.Keyring {
 	list = append(list, masterWrapper(current))
 	if a.previous != nil && !a.previous.Equal(current) {
 		list = append(list, masterWrapper(*a.previous))
+	}
+	if a.previousKMS != nil {
+		list = append(list, a.previousKMS)
 	}
 	return seal.NewKeyring(list[0], list[1:]...)
 }

@@ -180,3 +180,41 @@ func TestBYOKHangingKMSIsNotAskedByEachRequest(t *testing.T) {
 		t.Error("a request went on without its provider key")
 	}
 }
+
+// The way back from a KMS to the master key: without it the keys under a KMS
+// would be lost with it.
+func TestBYOKAKMSCanBeLeft(t *testing.T) {
+	const site = "keytoll {\nbyok\n}\nreverse_proxy {upstream}"
+	g := newGateway(t, "provider elevenlabs\nkms review", site)
+	_, key := g.key("acme", hourly(10000))
+	if _, _, err := g.registrar().StoreProviderKey(t.Context(), "acme", "elevenlabs", token.Wrap("sk_of_acme_0123456789")); err != nil {
+		t.Fatal(err)
+	}
+	opens := func(want int) {
+		t.Helper()
+		app, err := activeApp()
+		if err != nil {
+			t.Fatal(err)
+		}
+		app.engine.Load().Unsealed.Wipe()
+		g.do("GET", "/", "X-Api-Key: "+key).expect(t, want)
+	}
+	opens(200)
+	g.load("provider elevenlabs", site)
+	opens(503)
+	app, err := activeApp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := app.rekey(t.Context()); r.Pending != 1 || !strings.Contains(fmt.Sprint(err), "review:key/1") {
+		t.Errorf("%+v, %v", r, err)
+	}
+	g.load("provider elevenlabs\nprevious_kms review", site)
+	opens(200)
+	rekeyAll(t)
+	g.load("provider elevenlabs", site)
+	opens(200)
+	if _, err := adapt(g.text("kms review\nkms review", site)); err == nil || !strings.Contains(err.Error(), "kms is given twice") {
+		t.Errorf("%v", err)
+	}
+}
