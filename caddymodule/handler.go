@@ -43,11 +43,12 @@ type Handler struct {
 	// Public and anonymous requests are not asked. Default: no rules, and a key
 	// needs no permission.
 	//
-	// A gate with any rule of Permits or Guards, or with a matcher in PublicRaw or
-	// Charges, refuses request targets that are not in normal form with 400: empty and dot
-	// segments, encoded slashes, backslashes, dots, percent signs and NUL,
-	// parameters after ';' and backslashes. Rules see the decoded path; the API
-	// gets the target as it came.
+	// A gate with any rule of Permits or Guards, with a matcher in PublicRaw,
+	// Charges or BYOK, or with a BYOK.From that is no header, refuses request
+	// targets that are not in normal form with 400: empty and dot segments,
+	// encoded slashes, backslashes, dots, percent signs and NUL, parameters after
+	// ';' and backslashes. Rules see the decoded path; the API gets the target as
+	// it came.
 	Permits []*Permit `json:"permits,omitempty"`
 
 	// Values of the request that must be the id of the key's tenant. Default:

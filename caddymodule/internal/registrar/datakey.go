@@ -45,9 +45,10 @@ func (r *Registrar) ring() (*seal.Keyring, error) {
 // dataKeyAAD binds a data key to its tenant.
 func dataKeyAAD(tenantID string) []byte { return bind("keytoll data key v1", tenantID) }
 
-// providerKeyAAD binds what is sealed to its tenant and provider, and to the
-// one time that it was brought: an older one that somebody puts back does not
-// open.
+// providerKeyAAD binds what is sealed to its tenant and provider, and to the id
+// of the one time that it was brought: what is sealed of an older one does not
+// open in the record of a newer. A whole record that somebody puts back, who can
+// write to the file, does, for as long as the tenant has the data key of then.
 func providerKeyAAD(k *access.ProviderKey) []byte {
 	return bind("keytoll provider key v1", k.Tenant, k.Provider, k.ID)
 }
@@ -148,7 +149,7 @@ func unopened(what string, err error) *Error {
 		cause: fmt.Errorf("%s: %w", what, err)}
 	switch {
 	case errors.Is(err, seal.ErrNoWrapper):
-		e.Hint = "configure the master key of before as the previous one, and run: caddy keytoll rekey"
+		e.Hint = "configure the master key or KMS of before as the previous one, and run: caddy keytoll rekey"
 	case errors.Is(err, seal.ErrSealed):
 		e.Hint = "the database was changed or damaged: put a backup back, or delete the key and store it anew"
 	}
