@@ -81,7 +81,8 @@ func (a *App) unseal(e *engine.Engine, tenant string, ref *index.ProviderKey, u 
 	if u.err == nil || errors.Is(u.err, errKeyReplaced) {
 		forget()
 	} else {
-		a.logger.Error("a stored provider key cannot be used", zap.String("tenant", tenant), zap.String("provider", ref.Provider), zap.Error(u.err))
+		a.logger.Error("a stored provider key cannot be used", zap.String("tenant", tenant), zap.String("provider", ref.Provider),
+			zap.Error(u.err), zap.NamedError("cause", errors.Unwrap(u.err)))
 		time.AfterFunc(min(time.Since(start), unsealPause), forget)
 	}
 	close(u.done)
