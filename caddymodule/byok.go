@@ -63,9 +63,12 @@ type byok struct {
 	headers   map[string]int       // their headers, canonical, to their places
 	lengths   uint64               // a bit for the length of each header, modulo 64
 	rules     []providerRule
-	from      string // name of the placeholder; "" for none
-	refuse    bool   // headers of unknown providers
-	bare      bool   // requests go up without an Authorization of the client's
+	from      string   // name of the placeholder; "" for none
+	refuse    bool     // headers of unknown providers
+	explicit  bool     // rules or from say which provider a request is for
+	clash     []uint64 // for each provider a bit for each other whose key has the same header
+	clashing  bool     // any of clash
+	bare      bool     // requests go up without an Authorization of the client's
 }
 
 type providerRule struct {
@@ -118,8 +121,43 @@ func (h *Handler) provisionBYOK(ctx caddy.Context) error {
 		b.from = h.BYOK.From[1 : len(h.BYOK.From)-1]
 		h.gate.NormalForm = h.gate.NormalForm || !strings.HasPrefix(b.from, "http.request.header.")
 	}
+	b.explicit = len(b.rules) > 0 || b.from != ""
+	if err := b.collide(); err != nil {
+		return err
+	}
 	h.byok = b
 	registerRedaction(b.hidden(), nil, h.app.keys)
+	return nil
+}
+
+// collide finds the providers whose keys the API gets in the same header. They
+// can be told apart only if it is said which one a request is for.
+func (b *byok) collide() error {
+	b.clash = make([]uint64, len(b.providers))
+	first := make(map[string]int) // provider of each header
+	for i, p := range b.providers {
+		for _, t := range p.Inject() {
+			other, taken := first[t.Name]
+			if !taken {
+				first[t.Name] = i
+				continue
+			}
+			if !b.explicit {
+				return fmt.Errorf("byok: the API gets the keys of %s and %s both in %s: say which provider a request is for: for <matcher> <provider>, or from <placeholder>",
+					b.providers[other].Name(), p.Name(), t.Name)
+			}
+			b.clashing = true
+		}
+	}
+	for i, p := range b.providers {
+		for j, other := range b.providers {
+			if i != j && slices.ContainsFunc(p.Inject(), func(t provider.Template) bool {
+				return slices.ContainsFunc(other.Inject(), func(u provider.Template) bool { return t.Name == u.Name })
+			}) {
+				b.clash[i] |= 1 << j
+			}
+		}
+	}
 	return nil
 }
 

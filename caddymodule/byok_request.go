@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -48,7 +49,7 @@ func (h *Handler) bring(e *engine.Engine, r *http.Request, c *gate.Call) (*broug
 	if c.Record != nil && c.Tenant != nil {
 		stored = c.Tenant.ProviderKeys()
 	}
-	if len(x.keys) == 0 && len(stored) == 0 {
+	if len(x.keys) == 0 && len(stored) == 0 && !h.byok.explicit {
 		return nil, access.Allowed
 	}
 	var reason access.Reason
@@ -72,7 +73,31 @@ func (h *Handler) bring(e *engine.Engine, r *http.Request, c *gate.Call) (*broug
 		}
 		x.keys = append(x.keys, providerKey{place, text, true})
 	}
+	if h.byok.clashing && len(x.keys) > 0 {
+		x.part()
+	}
 	return x, access.Allowed
+}
+
+// part leaves out keys that have no header of their own: of providers that the
+// API gets the key of in the same one, the named one has it, else the first.
+func (x *brought) part() {
+	slices.SortFunc(x.keys, func(a, b providerKey) int { return a.place - b.place })
+	var taken uint64
+	if x.named >= 0 {
+		taken = x.b.clash[x.named]
+	}
+	kept := x.keys[:0]
+	for _, k := range x.keys {
+		if k.place != x.named {
+			if taken&(1<<k.place) != 0 {
+				continue
+			}
+			taken |= x.b.clash[k.place]
+		}
+		kept = append(kept, k)
+	}
+	x.keys = kept
 }
 
 // present opens a stored provider key or, if that was replaced a moment ago, the
@@ -138,19 +163,13 @@ func (x *brought) presumed() (likely, sure bool) {
 	return len(x.keys) > 0, false
 }
 
-// give puts the keys into a request that was cleaned. Of two providers with the
-// same header, the one that the request is for has its key in it.
+// give puts the keys into a request that was cleaned.
 func (x *brought) give(header http.Header) {
-	for _, last := range [...]bool{false, true} {
-		for i := range x.keys {
-			k := &x.keys[i]
-			if (k.place == x.named) != last {
-				continue
-			}
-			inject := x.b.providers[k.place].Inject()
-			for j := range inject {
-				header[inject[j].Name] = []string{inject[j].Value(k.text)}
-			}
+	for i := range x.keys {
+		k := &x.keys[i]
+		inject := x.b.providers[k.place].Inject()
+		for j := range inject {
+			header[inject[j].Name] = []string{inject[j].Value(k.text)}
 		}
 	}
 }
@@ -173,13 +192,11 @@ func (x *brought) answered(header http.Header, usageHeaders string) {
 	case told != "":
 		x.used = x.b.called(told)
 	}
-	if x.bypass = x.known && x.spent(); !x.bypass {
-		return
-	}
-	if told == "" && x.used >= 0 {
+	x.bypass = x.known && x.spent()
+	if told == "" && x.used >= 0 && (x.bypass || x.b.explicit) {
 		header[headerUsed] = []string{x.b.providers[x.used].Name()}
 	}
-	if usageHeaders != "off" {
+	if x.bypass && usageHeaders != "off" {
 		header[headerBypassed] = yes
 	}
 }

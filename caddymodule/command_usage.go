@@ -34,7 +34,8 @@ func usageCommand() *cobra.Command {
   $ caddy keytoll usage --since 30d --step day --by tenant --csv`, 0, showUsage))
 	cmd.Long = `Shows requests, credits, bytes and times, by minute, hour or day, in UTC. Without
 --by all is one number for each step. The class of a request is that of the API's
-answer, or refused. With --by flags requests stand apart that would have been
+answer, or refused. With --by flags requests stand apart that went without
+credits, with a provider key of the caller's, and those that would have been
 refused by a limit that is only observed.`
 	f := cmd.Flags()
 	f.String("tenant", "", "Only this tenant")
