@@ -25,6 +25,7 @@ type Metering struct {
 	Totals   Totals
 	Watch    Watch   // of credits
 	Exports  Exports // of usage
+	Reports  Reports // of running costs
 
 	flightShards [flightShards]flightShard
 }
