@@ -29,8 +29,9 @@ func init() {
 // a good key, within its limits.
 type API struct {
 	// What is served: `keys`, `me` for what a key can learn of itself, `usage` for
-	// what its tenant used and has left, or `leaks` for the messages of
-	// secret-scanning programmes, which need no key.
+	// what its tenant used and has left, `leaks` for the messages of
+	// secret-scanning programmes, or `charges` for what the API reports of requests
+	// under way. The last two need no key.
 	Kind string `json:"kind"`
 
 	// The path it is served at, without a slash at the end. Requests that are not
@@ -62,9 +63,13 @@ func (*API) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.keytoll_api", New: func() caddy.Module { return new(API) }}
 }
 
-const kindLeaks = "leaks"
+// The kinds that need no key.
+const (
+	kindLeaks   = "leaks"
+	kindCharges = "charges"
+)
 
-var apiKinds = []string{mgmt.DeskKeys, mgmt.DeskMe, mgmt.DeskUsage, kindLeaks}
+var apiKinds = []string{mgmt.DeskKeys, mgmt.DeskMe, mgmt.DeskUsage, kindLeaks, kindCharges}
 
 // apiActions are what a key can be required to have a permission for.
 var apiActions = []string{"create", "list", "get", "update", "rotate", "revoke"}
@@ -85,8 +90,11 @@ func (a *API) Provision(ctx caddy.Context) error {
 	if err := a.check(); err != nil {
 		return err
 	}
-	if a.Kind == kindLeaks {
+	switch a.Kind {
+	case kindLeaks:
 		return a.provisionLeaks(ctx)
+	case kindCharges:
+		return a.provisionCharges(ctx)
 	}
 	if a.Gate == nil {
 		a.Gate = new(Handler)
@@ -124,6 +132,9 @@ func (a *API) check() error {
 	if a.Kind == kindLeaks && (a.Gate != nil || a.Require != nil) || (a.Kind == kindLeaks) != (len(a.PublicKeys) > 0) {
 		return errors.New("keytoll_api leaks needs public keys, and nothing else does: public_key <identifier> <pem file>")
 	}
+	if a.Kind == kindCharges && (a.Gate != nil || a.Require != nil) {
+		return errors.New("keytoll_api charges takes a base alone: the capability of a request is the right to report its cost")
+	}
 	for action := range a.RequireFor {
 		if !isAction(action) || a.Kind != mgmt.DeskKeys {
 			return fmt.Errorf("require_for %q: want one of %s, and only for keys", action, strings.Join(apiActions, ", "))
@@ -143,7 +154,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	if !below(r.URL.Path, a.Base) {
 		return next.ServeHTTP(w, r)
 	}
-	if a.Kind == kindLeaks {
+	if a.Kind == kindLeaks || a.Kind == kindCharges {
 		// Nobody is known yet, so nobody may take his time.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(messageWithin))
 		a.desk.ServeHTTP(releasing(w, r))

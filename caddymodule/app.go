@@ -101,13 +101,15 @@ type App struct {
 	named    map[string]access.Rate // of the limits that handlers named
 
 	metered
-	permissions *access.Permissions // set for good once all handlers are provisioned
-	compiled    map[string]*dialect.Compiled
-	metering    *engine.Metering // nil if no gate has a meter
-	keyTerms    keyTermsCache
-	troubled    atomic.Int64   // unix second of the last trouble with metering that was logged
-	metersUsed  bool           // some gate has a meter
-	atStart     []func() error // checks for when all handlers are provisioned
+	permissions  *access.Permissions // set for good once all handlers are provisioned
+	compiled     map[string]*dialect.Compiled
+	metering     *engine.Metering // nil if no gate has a meter
+	keyTerms     keyTermsCache
+	troubled     atomic.Int64   // unix second of the last trouble with metering that was logged
+	metersUsed   bool           // some gate has a meter
+	reported     bool           // some gate has charge_report
+	takesReports bool           // there is a keytoll_api charges
+	atStart      []func() error // checks for when all handlers are provisioned
 
 	mu        sync.Mutex // guards opened and closed
 	opened    chan struct{}

@@ -42,6 +42,7 @@ type bill struct {
 	price   access.Credits
 	final   access.Credits // what the API says it cost, if told
 	told    bool
+	running *running // nil unless the API may report a running cost
 
 	e        *engine.Engine
 	own      *access.Override // of the key, if one is in force
@@ -118,7 +119,7 @@ func (b *bill) name(r *http.Request) access.Reason {
 
 // counts reports whether the request may be charged anything.
 func (b *bill) counts() bool {
-	return b.price > 0 || b.h.meter.header != "" || b.terms.real != nil && len(b.terms.real.Quotas) > 0
+	return b.price > 0 || b.h.meter.header != "" || b.h.meter.report != "" || b.terms.real != nil && len(b.terms.real.Quotas) > 0
 }
 
 // early reports whether a request is TLS early data, here or at a proxy before
@@ -241,7 +242,7 @@ func (b *bill) finish(c *gate.Call) {
 		b.h.app.meterTrouble(err)
 	}
 	b.total(c, final)
-	b.count(c, rollup.ClassOf(b.status), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.units[credit.BytesOut], Duration: took})
+	b.count(c, rollup.ClassOf(b.outcome()), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.units[credit.BytesOut], Duration: took})
 }
 
 // refused counts a request that was not let in.
