@@ -27,6 +27,7 @@ type Metering struct {
 	Exports  Exports // of usage
 	Reports  Reports // of running costs
 
+	folding      folding
 	flightShards [flightShards]flightShard
 }
 
@@ -65,6 +66,20 @@ func (e *Engine) Metering(ctx context.Context, o MeteringOptions) (*Metering, er
 		go func() { <-e.stop; cancel() }()
 		m.Usage.Run(ctx, minute.C)
 	})
+	e.background.Go(func() {
+		fold := time.NewTicker(foldEvery)
+		defer fold.Stop()
+		for {
+			select {
+			case <-fold.C:
+				if err := e.foldCounters(context.Background(), m); err != nil {
+					e.meteringError(err)
+				}
+			case <-e.stop:
+				return
+			}
+		}
+	})
 	return m, nil
 }
 
@@ -83,8 +98,15 @@ func (e *Engine) openMetering(ctx context.Context, o MeteringOptions) (*Metering
 		_ = file.Close()
 		return nil, fmt.Errorf("opening usage: %w", err)
 	}
-	if file.Recovery().New && hasUsage(ctx, e.Store) {
-		e.meteringError(errLostCounters)
+	told, err := e.unfold(ctx, file)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the counters: %w", err), rec.Close(ctx), file.Close())
+	}
+	if told == nil && file.Recovery().New && file.Len() == 0 && hasUsage(ctx, e.Store) {
+		told = errLostCounters
+	}
+	if told != nil {
+		e.meteringError(told)
 	}
 	return &Metering{Counters: file, Usage: rec, Ledger: credit.New(credit.Options{Slots: credit.Counters(file), Now: e.clock})}, nil
 }
@@ -123,14 +145,15 @@ func (e *Engine) closeMetering() error {
 	if m == nil {
 		return nil
 	}
-	used, counted := m.Usage.Close(context.Background()), m.Counters.Close()
+	used, folded := m.Usage.Close(context.Background()), e.foldCounters(context.Background(), m)
+	counted := m.Counters.Close()
 	if used != nil {
 		used = fmt.Errorf("keeping usage: %w", used)
 	}
 	if counted != nil {
 		counted = fmt.Errorf("keeping counters: %w", counted)
 	}
-	return errors.Join(used, counted)
+	return errors.Join(used, folded, counted)
 }
 
 // usageStorage is the store's bucket of usage.

@@ -39,6 +39,12 @@ type Report struct {
 // ErrLocked while the store is open, ErrMasterKey or ErrNewer. Nil for master
 // means the master.key beside the database.
 func Check(path string, master *token.Master) (Report, error) {
+	return CheckBlobs(path, master, func(string, []byte) error { return nil })
+}
+
+// CheckBlobs is Check for those who know what blobs are. What blob says is
+// wrong with one goes into the report; it must not keep the value.
+func CheckBlobs(path string, master *token.Master, blob func(name string, value []byte) error) (Report, error) {
 	path, err := realPath(path)
 	if err != nil {
 		return Report{}, err
@@ -47,7 +53,7 @@ func Check(path string, master *token.Master) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	c := &checker{path: path, report: Report{Bytes: fileSize(path)}, tagger: newTagger(m.Derive(tagPurpose))}
+	c := &checker{path: path, blob: blob, report: Report{Bytes: fileSize(path)}, tagger: newTagger(m.Derive(tagPurpose))}
 	db, err := openReadOnly(path)
 	if err != nil {
 		return c.done(err)
@@ -66,6 +72,7 @@ func Check(path string, master *token.Master) (Report, error) {
 // checker is one run of Check.
 type checker struct {
 	path    string
+	blob    func(name string, value []byte) error
 	s       *Store
 	report  Report
 	tagger  *tagger
@@ -97,7 +104,11 @@ func (c *checker) all(tx *bolt.Tx) error {
 	c.checkTenants(tx)
 	c.checkKeys(tx)
 	c.checkReferences(tx)
-	c.report.Blobs = c.records(tx, bucketBlobs, func(k, b []byte) {})
+	c.report.Blobs = c.records(tx, bucketBlobs, func(k, b []byte) {
+		if err := c.blob(string(k), b); err != nil {
+			c.problem("%v", err)
+		}
+	})
 	if c.report.Schema > 1 {
 		c.checkUses(tx)
 		c.checkAudit(tx)
