@@ -62,8 +62,12 @@ func readFold(r store.Reader) (*fold, error) {
 type folding struct{ mu sync.Mutex }
 
 // foldCounters copies what is counted into the store. When it returns, every
-// count of before is there; what has not changed is not written again.
+// count of before is there; what has not changed is not written again. A file
+// with damaged counters is not copied.
 func (e *Engine) foldCounters(ctx context.Context, m *Metering) error {
+	if len(m.Counters.Recovery().Damaged) > 0 {
+		return nil // the copy has the damaged ones as they were before
+	}
 	m.folding.mu.Lock()
 	defer m.folding.mu.Unlock()
 	next := fold{at: e.clock().Unix()}
@@ -171,6 +175,9 @@ func adopt(file *counter.File, part []byte, raised int) (int, error) {
 	}
 	for _, v := range values {
 		changed, err := file.Adopt(v)
+		if errors.Is(err, counter.ErrDamaged) {
+			continue // it is refused
+		}
 		if err != nil {
 			return raised, fmt.Errorf("putting back counters: %w", err)
 		}

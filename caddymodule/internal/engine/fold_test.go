@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -151,6 +152,48 @@ func TestCountersGoOnFromTheirCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	reopened("an older file", func(i int) int64 { return int64(i) + map[int]int64{7: 100}[i] })
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Damaged counters do not take those of before out of the copy, from which all
+// go on once the file is gone.
+func TestDamagedCountersAreNotFolded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "k.db")
+	file := path + countersSuffix
+	e, m := openMetered(t, path)
+	for i := range 10 {
+		count(t, m, i, int64(i+1))
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[4096+64*4] ^= 0xff // the id of the fifth
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, m = openMetered(t, path)
+	if len(m.Counters.Recovery().Damaged) != 1 {
+		t.Fatalf("%+v", m.Counters.Recovery())
+	}
+	count(t, m, 1, 100)
+	if _, err := e.Backup(t.Context(), io.Discard); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(e.Close(), os.Remove(file)); err != nil {
+		t.Fatal(err)
+	}
+	e, m = openMetered(t, path)
+	for i := range 10 {
+		if got := usedOf(t, m, i); got != int64(i+1) {
+			t.Errorf("counter %d is %d", i, got)
+		}
+	}
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}

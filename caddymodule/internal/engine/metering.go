@@ -91,7 +91,7 @@ func (e *Engine) openMetering(ctx context.Context, o MeteringOptions) (*Metering
 		return nil, fmt.Errorf("opening the counters: %w", err)
 	}
 	if bad := file.Recovery().Damaged; len(bad) > 0 {
-		e.meteringError(fmt.Errorf("%d counters are damaged, the first is %x: %s; tenants and keys without one are refused", len(bad), bad[0].ID, bad[0].Why))
+		e.meteringError(fmt.Errorf("%d counters are damaged, the first is %x: %s; tenants and keys without one are refused; to go on from the database's copy of all counters, stop the server and move the file away", len(bad), bad[0].ID, bad[0].Why))
 	}
 	rec, err := usage.Open(ctx, usage.Options{Storage: usageStorage{e.Store}, Retain: o.Retain, Now: e.clock, OnError: e.meteringError})
 	if err != nil {
