@@ -306,7 +306,8 @@ func (a *App) newRegistrar(e *engine.Engine) *registrar.Registrar {
 		Find:     e.Index.Find,
 		OnEvent:  a.emit,
 
-		Permissions: func() *access.Permissions { return a.permissions },
+		Permissions:   func() *access.Permissions { return a.permissions },
+		CountsCredits: a.countsCredits,
 	})
 }
 
