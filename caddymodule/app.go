@@ -104,6 +104,7 @@ type App struct {
 	permissions  *access.Permissions // set for good once all handlers are provisioned
 	compiled     map[string]*dialect.Compiled
 	metering     *engine.Metering // nil if no gate has a meter
+	letUsageGo   func()           // of how long this configuration keeps usage; nil as metering is
 	keyTerms     keyTermsCache
 	troubled     atomic.Int64   // unix second of the last trouble with metering that was logged
 	metersUsed   bool           // some gate has a meter
@@ -198,6 +199,9 @@ func (a *App) Cleanup() error {
 		return nil
 	}
 	a.jobs.stop()
+	if a.letUsageGo != nil {
+		a.letUsageGo()
+	}
 	_, err := engines.Delete(a.backend.Identity())
 	return err
 }

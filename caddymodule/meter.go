@@ -315,12 +315,14 @@ func (a *App) termsOf(m *engine.Metering, t *index.Tenant, now int64) *tenantTer
 
 // openMetering opens counters and usage if a gate has a meter.
 func (a *App) openMetering(e *engine.Engine) (err error) {
-	if a.metersUsed {
-		a.metering, err = e.Metering(context.Background(), engine.MeteringOptions{
-			Retain:  rollup.Retention{Minute: a.retain.minute, Hour: a.retain.hour, Day: a.retain.day},
-			OnError: a.meterTrouble,
-		})
+	if !a.metersUsed {
+		return nil
 	}
+	keep := rollup.Retention{Minute: a.retain.minute, Hour: a.retain.hour, Day: a.retain.day}
+	if a.metering, err = e.Metering(context.Background(), engine.MeteringOptions{Retain: keep, OnError: a.meterTrouble}); err != nil {
+		return err
+	}
+	a.letUsageGo, err = a.metering.Keep(keep)
 	return err
 }
 

@@ -27,15 +27,15 @@ type Metering struct {
 	Exports  Exports // of usage
 	Reports  Reports // of running costs
 
+	keeping      keeping
 	folding      folding
 	flightShards [flightShards]flightShard
 }
 
-// MeteringOptions is what a configuration says of metering. The first one that
-// asks counts, but for the hooks.
+// MeteringOptions is what a configuration says of metering.
 type MeteringOptions struct {
-	Retain  usage.Retention
-	OnError func(error) // told of counters and usage that cannot be written
+	Retain  usage.Retention // until Keep says otherwise; that of the first one that asks
+	OnError func(error)     // told of counters and usage that cannot be written
 }
 
 // metered is the engine's Metering, once it is open.
