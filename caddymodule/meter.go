@@ -185,7 +185,7 @@ func (b *bill) take(r *http.Request, c *gate.Call) access.Reason {
 		return access.Allowed
 	}
 	refusal := credit.Refusal{Reason: credit.Failed}
-	if b.h.app.serve || b.m.Counters.Err() == nil {
+	if b.h.app.serve || b.m.Counters.Risk() == nil {
 		refusal = b.m.Ledger.Charge(&b.receipt, b.terms.payer, key, b.price, b.units)
 	}
 	b.tally(key, &refusal)
