@@ -66,6 +66,7 @@ func (e *Engine) Metering(ctx context.Context, o MeteringOptions) (*Metering, er
 		go func() { <-e.stop; cancel() }()
 		m.Usage.Run(ctx, minute.C)
 	})
+	e.background.Go(func() { e.keepLive(m.Usage) })
 	e.background.Go(func() {
 		fold := time.NewTicker(foldEvery)
 		defer fold.Stop()
@@ -93,10 +94,10 @@ func (e *Engine) openMetering(ctx context.Context, o MeteringOptions) (*Metering
 	if bad := file.Recovery().Damaged; len(bad) > 0 {
 		e.meteringError(fmt.Errorf("%d counters are damaged, the first is %x: %s; tenants and keys without one are refused; to go on from the database's copy of all counters, stop the server and move the file away", len(bad), bad[0].ID, bad[0].Why))
 	}
-	rec, err := usage.Open(ctx, usage.Options{Storage: usageStorage{e.Store}, Retain: o.Retain, Now: e.clock, OnError: e.meteringError})
+	rec, err := e.openUsage(ctx, o.Retain)
 	if err != nil {
 		_ = file.Close()
-		return nil, fmt.Errorf("opening usage: %w", err)
+		return nil, err
 	}
 	told, err := e.unfold(ctx, file)
 	if err != nil {
@@ -147,7 +148,9 @@ func (e *Engine) closeMetering() error {
 	}
 	used, folded := m.Usage.Close(context.Background()), e.foldCounters(context.Background(), m)
 	counted := m.Counters.Close()
-	if used != nil {
+	if used == nil {
+		removeLive(e.place + liveSuffix)
+	} else {
 		used = fmt.Errorf("keeping usage: %w", used)
 	}
 	if counted != nil {

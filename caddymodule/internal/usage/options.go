@@ -37,6 +37,9 @@ type Options struct {
 	// Retain is how long counts are kept. Hours must be kept two days longer than
 	// minutes, days two days longer than hours. Default: 2, 90 and 800 days.
 	Retain Retention
+	// Live is what Recorder.Live gave last, if the last incarnation did not come
+	// to its Close. Open stores what is not in the storage yet.
+	Live []byte
 	// Now tells the time; nil is time.Now.
 	Now func() time.Time
 	// Rand makes the id of a new storage; nil is crypto/rand.
