@@ -93,7 +93,7 @@ func activeUse(id access.KeyID) access.Use {
 	return app.lastUse(id)
 }
 
-// activeBackup writes a copy of the store.
+// activeBackup writes a copy of the store, counters included.
 func activeBackup(ctx context.Context, w io.Writer) (int64, error) {
 	if _, err := activeRegistrar(); err != nil {
 		return 0, err
@@ -102,7 +102,7 @@ func activeBackup(ctx context.Context, w io.Writer) (int64, error) {
 	if e == nil {
 		return 0, store.ErrClosed
 	}
-	return e.Store.Backup(ctx, w)
+	return e.Backup(ctx, w)
 }
 
 // activeInstallation returns a name that all databases under one master key

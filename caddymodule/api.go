@@ -30,8 +30,9 @@ func init() {
 type API struct {
 	// What is served: `keys`, `me` for what a key can learn of itself, `usage` for
 	// what its tenant used and has left, `provider_keys` for its tenant's keys with
-	// providers, or `leaks` for the messages of secret-scanning programmes, which
-	// need no key.
+	// providers, `leaks` for the messages of secret-scanning programmes, or
+	// `charges` for what the API reports of requests under way. The last two need
+	// no key.
 	Kind string `json:"kind"`
 
 	// The path it is served at, without a slash at the end. Requests that are not
@@ -64,11 +65,15 @@ func (*API) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.keytoll_api", New: func() caddy.Module { return new(API) }}
 }
 
-const kindLeaks = "leaks"
+// The kinds that need no key.
+const (
+	kindLeaks   = "leaks"
+	kindCharges = "charges"
+)
 
 var errNoStored = errors.New("keytoll_api provider_keys: no provider is configured: add `provider <name>` or `providers personalabs` to the global keytoll options")
 
-var apiKinds = []string{mgmt.DeskKeys, mgmt.DeskMe, mgmt.DeskUsage, mgmt.DeskProviderKeys, kindLeaks}
+var apiKinds = []string{mgmt.DeskKeys, mgmt.DeskMe, mgmt.DeskUsage, mgmt.DeskProviderKeys, kindLeaks, kindCharges}
 
 // apiActions are what a key can be required to have a permission for.
 var apiActions = map[string][]string{
@@ -90,8 +95,11 @@ func (a *API) Provision(ctx caddy.Context) error {
 	if err := a.check(); err != nil {
 		return err
 	}
-	if a.Kind == kindLeaks {
+	switch a.Kind {
+	case kindLeaks:
 		return a.provisionLeaks(ctx)
+	case kindCharges:
+		return a.provisionCharges(ctx)
 	}
 	if a.Gate == nil {
 		a.Gate = new(Handler)
@@ -132,6 +140,9 @@ func (a *API) check() error {
 	if a.Kind == kindLeaks && (a.Gate != nil || a.Require != nil) || (a.Kind == kindLeaks) != (len(a.PublicKeys) > 0) {
 		return errors.New("keytoll_api leaks needs public keys, and nothing else does: public_key <identifier> <pem file>")
 	}
+	if a.Kind == kindCharges && (a.Gate != nil || a.Require != nil) {
+		return errors.New("keytoll_api charges takes a base alone: the capability of a request is the right to report its cost")
+	}
 	for action := range a.RequireFor {
 		if !slices.Contains(apiActions[a.Kind], action) {
 			return fmt.Errorf("require_for %q: keytoll_api %s has no such action; keys has %s, and provider_keys has %s", action, a.Kind,
@@ -152,7 +163,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	if !below(r.URL.Path, a.Base) {
 		return next.ServeHTTP(w, r)
 	}
-	if a.Kind == kindLeaks {
+	if a.Kind == kindLeaks || a.Kind == kindCharges {
 		// Nobody is known yet, so nobody may take his time.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(messageWithin))
 		a.desk.ServeHTTP(releasing(w, r))

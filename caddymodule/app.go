@@ -128,13 +128,16 @@ type App struct {
 	unseals      unseals
 
 	metered
-	permissions *access.Permissions // set for good once all handlers are provisioned
-	compiled    map[string]*dialect.Compiled
-	metering    *engine.Metering // nil if no gate has a meter
-	keyTerms    keyTermsCache
-	troubled    atomic.Int64   // unix second of the last trouble with metering that was logged
-	metersUsed  bool           // some gate has a meter
-	atStart     []func() error // checks for when all handlers are provisioned
+	permissions  *access.Permissions // set for good once all handlers are provisioned
+	compiled     map[string]*dialect.Compiled
+	metering     *engine.Metering // nil if no gate has a meter
+	letUsageGo   func()           // of how long this configuration keeps usage; nil as metering is
+	keyTerms     keyTermsCache
+	troubled     atomic.Int64   // unix second of the last trouble with metering that was logged
+	metersUsed   bool           // some gate has a meter
+	reported     bool           // some gate has charge_report
+	takesReports bool           // there is a keytoll_api charges
+	atStart      []func() error // checks for when all handlers are provisioned
 
 	mu        sync.Mutex // guards opened and closed
 	opened    chan struct{}
@@ -226,6 +229,9 @@ func (a *App) Cleanup() error {
 		return nil
 	}
 	a.jobs.stop()
+	if a.letUsageGo != nil {
+		a.letUsageGo()
+	}
 	_, err := engines.Delete(a.backend.Identity())
 	return err
 }
@@ -335,9 +341,10 @@ func (a *App) newRegistrar(e *engine.Engine) *registrar.Registrar {
 		Find:     e.Index.Find,
 		OnEvent:  a.emit,
 
-		Permissions: func() *access.Permissions { return a.permissions },
-		Keyring:     a.keyring.Load,
-		Providers:   a.providerNames,
+		Permissions:   func() *access.Permissions { return a.permissions },
+		CountsCredits: a.countsCredits,
+		Keyring:       a.keyring.Load,
+		Providers:     a.providerNames,
 	})
 }
 

@@ -19,7 +19,7 @@ func init() {
 }
 
 // gateOptions are the subdirectives of the gate.
-var gateOptions = []string{"key_from", "optional", "public", "permit", "tenant_guard", "dialect", "limit", "charge", "charge_header", "charge_status", "concurrent", "route", "usage_headers", "byok", "inject", "upgrade", "keep_credential", "rate_headers", "errors", "allow_http"}
+var gateOptions = []string{"key_from", "optional", "public", "permit", "tenant_guard", "dialect", "limit", "charge", "charge_header", "charge_report", "charge_status", "concurrent", "route", "usage_headers", "byok", "inject", "upgrade", "keep_credential", "rate_headers", "errors", "allow_http"}
 
 // parseGate reads the gate. Rules see the path as rewritten: keytoll stands
 // after rewrite and uri in the order of directives.
@@ -35,6 +35,7 @@ var gateOptions = []string{"key_from", "optional", "public", "permit", "tenant_g
 //		limit [<matcher>] <n>/<window> [burst <n>] [per key|tenant|address] [name <name>] [observe]
 //		charge [<matcher>] <credits>          # first match wins; 0 is free
 //		charge_header <Field>                 # final cost, in a response header or trailer
+//		charge_report <Header>                # where the API gets the right to report a running cost
 //		charge_status <class...>              # default: 1xx 2xx 3xx 4xx
 //		concurrent <n> [per key|tenant] [observe]
 //		route <matcher> <name>                # in usage; first match wins
@@ -55,7 +56,7 @@ func parseGate(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	}
 	g := new(Handler)
 	once := make(map[string]bool)
-	var header use
+	var header, report use
 	for h.NextBlock(0) {
 		word := h.Val()
 		switch word {
@@ -69,12 +70,18 @@ func parseGate(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		if word == "charge_header" {
 			header = used(h.Dispenser, word)
 		}
+		if word == "charge_report" {
+			report = used(h.Dispenser, word)
+		}
 		if err := g.parseOption(h, word); err != nil {
 			return nil, err
 		}
 	}
 	if g.ChargeHeader != "" && len(g.Charges) == 0 {
 		return nil, at(errNoCharge, header)
+	}
+	if g.ChargeReport != "" && len(g.Charges) == 0 {
+		return nil, at(errNoReportedCharge, report)
 	}
 	return g, nil
 }
@@ -99,7 +106,7 @@ func (g *Handler) parseOption(h httpcaddyfile.Helper, word string) error {
 		return g.parseGateDialect(h)
 	case "limit":
 		return g.parseLimit(h)
-	case "charge", "charge_header", "charge_status", "concurrent", "route", "usage_headers":
+	case "charge", "charge_header", "charge_report", "charge_status", "concurrent", "route", "usage_headers":
 		return g.parseMeter(h, word)
 	case "byok":
 		return g.parseBYOK(h)

@@ -25,20 +25,21 @@ var apiGateOptions = []string{"key_from", "limit", "rate_headers", "allow_http",
 // parseAPI reads the API by which the holder of a key manages his own tenant's.
 // Requests that are not below the base go on to the next directive.
 //
-//	keytoll_api [<matcher>] <keys|me|usage|provider_keys|leaks> {
+//	keytoll_api [<matcher>] <keys|me|usage|provider_keys|leaks|charges> {
 //		base <path>                              # as the product documents it
 //		require <permission...>                  # a key needs one of these
 //		require <action> <permission...>         # for one of: create list get update rotate revoke; store list verify delete
 //		dialect <name>                           # overrides the app's
 //		key_from, limit, rate_headers, allow_http   # as in the gate
 //		public_key <identifier> <pem file>       # for leaks alone, which needs one and no other line
+//		# charges takes a base and nothing else
 //	}
 func parseAPI(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	h.Next()
 	a := new(API)
 	here := used(h.Dispenser, "keytoll_api")
 	if !h.AllArgs(&a.Kind) || !slices.Contains(apiKinds, a.Kind) {
-		return nil, h.Err("keytoll_api needs what it serves: keys, me, usage, provider_keys or leaks")
+		return nil, h.Err("keytoll_api needs what it serves: keys, me, usage, provider_keys, leaks or charges")
 	}
 	once := make(map[string]bool)
 	for h.NextBlock(0) {

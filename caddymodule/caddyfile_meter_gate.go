@@ -20,6 +20,13 @@ func (g *Handler) parseMeter(h httpcaddyfile.Helper, word string) error {
 		if err := checkChargeHeader(g.ChargeHeader); err != nil {
 			return h.WrapErr(err)
 		}
+	case "charge_report":
+		if err := word1(h.Dispenser, &g.ChargeReport); err != nil {
+			return err
+		}
+		if err := checkChargeReport(g.ChargeReport); err != nil {
+			return h.WrapErr(err)
+		}
 	case "charge_status":
 		if g.ChargeStatus = h.RemainingArgs(); len(g.ChargeStatus) == 0 {
 			return h.Err("charge_status needs classes of answers, such as 2xx 4xx")

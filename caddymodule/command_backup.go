@@ -19,7 +19,8 @@ func backupCommand() *cobra.Command {
 	cmd := file(remote(leaf("backup <file> [--force] [--json]", "Writes a copy of the running server's database to a file",
 		"  $ caddy keytoll backup keytoll-backup.db\n  $ caddy keytoll backup --force /var/backups/keytoll.db", 1, backup)))
 	cmd.Long = `Writes a copy of the running server's database, as it is at one moment, to a file.
-Requests and changes go on meanwhile. The file is there whole or not at all.
+Requests and changes go on meanwhile. The file is there whole or not at all. What
+credits and quotas have counted by its beginning is in it.
 
 The copy holds no master key and is of no use without it: keep that too, elsewhere.`
 	cmd.Flags().Bool("force", false, "Replace the file if it is there")
@@ -139,7 +140,9 @@ is stopped. The old database is kept beside it, with .before-restore behind its
 name. Run it as the user that Caddy runs as.
 
 Keys that were revoked or rotated since the backup stay dead: they are listed in
-a file beside the database, which is applied at the next start.
+a file beside the database, which is applied at the next start. Credits and quotas
+go on as the backup has them. If a file of counters is still beside the database,
+the higher use of each counts.
 
 A backup opens with the master key of its time. If that was replaced since, name
 it with --previous-master-key, and as previous_master_key in the configuration

@@ -3,9 +3,11 @@ package caddymodule
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/keytoll/keytoll/caddymodule/internal/engine"
 	"github.com/keytoll/keytoll/caddymodule/store/boltstore"
 )
 
@@ -22,18 +24,20 @@ wrong.`
 
 // checked is the result of a check.
 type checked struct {
-	Database    string   `json:"database"`
-	Bytes       int64    `json:"bytes"`
-	Schema      uint32   `json:"schema"`
-	Commits     uint64   `json:"commits"`
-	Tenants     int      `json:"tenants"`
-	Keys        int      `json:"keys"`
-	Revoked     int      `json:"revoked"`
-	Uses        int      `json:"uses"`
-	Audit       int      `json:"audit"`
-	Answers     int      `json:"answers"`
-	Revocations int      `json:"revocations"`
-	Problems    []string `json:"problems"`
+	Database    string     `json:"database"`
+	Bytes       int64      `json:"bytes"`
+	Schema      uint32     `json:"schema"`
+	Commits     uint64     `json:"commits"`
+	Tenants     int        `json:"tenants"`
+	Keys        int        `json:"keys"`
+	Revoked     int        `json:"revoked"`
+	Uses        int        `json:"uses"`
+	Audit       int        `json:"audit"`
+	Answers     int        `json:"answers"`
+	Revocations int        `json:"revocations"`
+	Counters    int        `json:"counters"`              // of credits and quotas, in the database's copy
+	CountersAt  *time.Time `json:"counters_at,omitempty"` // when that was made
+	Problems    []string   `json:"problems"`
 }
 
 func check(s *session, args []string) error {
@@ -51,11 +55,15 @@ func check(s *session, args []string) error {
 	if _, err := os.Stat(path); err != nil { // before the master key is missed beside it
 		return offlineFailure(err, path)
 	}
-	r, err := boltstore.Check(path, masters...)
+	var counts engine.CountersIn
+	r, err := boltstore.CheckBlobs(path, counts.Blob, masters...)
 	if err != nil {
 		return offlineFailure(err, path)
 	}
-	if err := s.printChecked(path, r); err != nil {
+	if err := counts.Missing(); err != nil {
+		r.Problems = append(r.Problems, err.Error())
+	}
+	if err := s.printChecked(path, r, &counts); err != nil {
 		return err
 	}
 	if len(r.Problems) == 0 {
@@ -70,14 +78,20 @@ func check(s *session, args []string) error {
 	return f
 }
 
-func (s *session) printChecked(path string, r boltstore.Report) error {
+func (s *session) printChecked(path string, r boltstore.Report, counts *engine.CountersIn) error {
+	copied := "no copy"
+	var at *time.Time
+	if !counts.At.IsZero() {
+		at, copied = &counts.At, fmt.Sprintf("%d, as of %s", counts.Counters, counts.At.Format(time.RFC3339))
+	}
 	if s.json() {
 		return s.printJSON(checked{path, r.Bytes, r.Schema, r.Commits, r.Tenants, r.Keys, r.Revoked, r.Uses, r.Audit, r.Answers,
-			r.Buried, append([]string{}, r.Problems...)})
+			r.Buried, counts.Counters, at, append([]string{}, r.Problems...)})
 	}
 	rows := []row{{"database", path}, {"bytes", decimal(r.Bytes)}, {"schema", decimal(r.Schema)}, {"commits", decimal(r.Commits)},
 		{"tenants", decimal(r.Tenants)}, {"keys", fmt.Sprintf("%d, %d of them revoked", r.Keys, r.Revoked)}, {"uses", decimal(r.Uses)},
-		{"audit entries", decimal(r.Audit)}, {"kept answers", decimal(r.Answers)}, {"revocations", decimal(r.Buried)}}
+		{"audit entries", decimal(r.Audit)}, {"kept answers", decimal(r.Answers)}, {"revocations", decimal(r.Buried)},
+		{"counters", copied}}
 	if len(r.Problems) == 0 {
 		rows = append(rows, row{"problems", "none"})
 	}

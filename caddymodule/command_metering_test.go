@@ -220,3 +220,23 @@ func TestMicros(t *testing.T) {
 		}
 	}
 }
+
+// Credits that would bound nothing are refused, with what to do.
+func TestCommandCreditsOfAPlanWithout(t *testing.T) {
+	options := meteredOptions + "plan open {\n\tconcurrent 5\n}\n"
+	g := newGateway(t, options, meteredSite)
+	id, key := g.key("acme", hourly(1000))
+	c := g.clerk(t)
+	c.run("tenants", "update", "acme", "--plan", "open")
+	for _, args := range [][]string{{"keys", "update", id.String()}, {"tenants", "update", "acme"}} {
+		_, errs, err := c.try("", append(args, "--credits", "3")...)
+		if err == nil {
+			t.Errorf("%v: taken", args)
+		}
+		says(t, errs, "tenant acme is on plan open, which counts no credits", "hint: add `credits <n>/month` to the plan, or move the tenant")
+	}
+	c.run("tenants", "update", "acme", "--plan", "free")
+	c.run("keys", "update", id.String(), "--credits", "1")
+	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 200)
+	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 402)
+}

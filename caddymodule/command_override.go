@@ -16,7 +16,7 @@ const overrideHelp = `
 --credits, --concurrent and the like override the plan. What no flag names stays
 overridden as it was; an empty one, such as --credits "", is the plan's again.
 With --until the override ends then, with --until "" it does not; --no-override
-ends it at once.`
+ends it at once. Credits need a plan that has some: their period is the plan's.`
 
 // overrideFlags adds the flags of an override that tenants and keys share.
 func overrideFlags(f *pflag.FlagSet) {

@@ -198,8 +198,11 @@ func (x *exchange) WriteHeader(status int) {
 		if x.Sunset != 0 {
 			setEnd(x.Header(), &x.Call)
 		}
-	} else if !x.done && x.bill != nil && x.h.meter.header != "" {
-		delete(x.Header(), x.h.meter.header) // an informational answer has no say
+	} else if !x.done && x.bill != nil {
+		if name := x.h.meter.header; name != "" {
+			delete(x.Header(), name) // an informational answer has no say
+		}
+		x.bill.conceal(x.Header())
 	}
 	x.ResponseWriter.WriteHeader(status)
 }

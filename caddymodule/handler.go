@@ -71,6 +71,11 @@ type Handler struct {
 	// credits; clients do not get it. Default: none, and the charge is final.
 	ChargeHeader string `json:"charge_header,omitempty"`
 
+	// The request header in which the API gets a capability for the request: POST
+	// {"credits": n} to keytoll_api charges, below it, tells what it cost so far.
+	// Default: none.
+	ChargeReport string `json:"charge_report,omitempty"`
+
 	// Classes of answers that are charged, `1xx` to `5xx`. Default: all but `5xx`.
 	ChargeStatus []string `json:"charge_status,omitempty"`
 

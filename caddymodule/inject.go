@@ -102,6 +102,9 @@ func (h *Handler) provisionInject(caddy.Context) error {
 		without[textproto.CanonicalMIMEHeaderKey(name)] = true
 	}
 	protected := []string{}
+	if h.ChargeReport != "" {
+		protected = append(protected, h.ChargeReport)
+	}
 	own := make(map[string]bool)
 	for _, in := range h.Inject {
 		own[textproto.CanonicalMIMEHeaderKey(in.Header)] = true

@@ -44,6 +44,7 @@ type bill struct {
 	trusted bool           // nothing was taken: a provider key of the caller's goes along
 	final   access.Credits // what the API says it cost, if told
 	told    bool
+	running *running // nil unless the API may report a running cost
 
 	e        *engine.Engine
 	own      *access.Override // of the key, if one is in force
@@ -121,7 +122,7 @@ func (b *bill) name(r *http.Request) access.Reason {
 
 // counts reports whether the request may be charged anything.
 func (b *bill) counts() bool {
-	return b.price > 0 || b.h.meter.header != "" || b.terms.real != nil && len(b.terms.real.Quotas) > 0
+	return b.price > 0 || b.h.meter.header != "" || b.h.meter.report != "" || b.terms.real != nil && len(b.terms.real.Quotas) > 0
 }
 
 // early reports whether a request is TLS early data, here or at a proxy before
@@ -188,7 +189,7 @@ func (b *bill) take(r *http.Request, c *gate.Call) access.Reason {
 	}
 	b.taken = b.reserve(key)
 	refusal := credit.Refusal{Reason: credit.Failed}
-	if b.h.app.serve || b.m.Counters.Err() == nil {
+	if b.h.app.serve || b.m.Counters.Risk() == nil {
 		refusal = b.m.Ledger.Charge(&b.receipt, b.terms.payer, key, b.taken, b.units)
 	}
 	b.tally(key, &refusal)
@@ -248,7 +249,7 @@ func (b *bill) finish(c *gate.Call) {
 		b.terms.misled.Store(true)
 	}
 	b.total(c, final)
-	b.count(c, rollup.ClassOf(b.status), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.units[credit.BytesOut], Duration: took})
+	b.count(c, rollup.ClassOf(b.outcome()), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.units[credit.BytesOut], Duration: took})
 }
 
 // refused counts a request that was not let in.
@@ -328,12 +329,14 @@ func (a *App) termsOf(m *engine.Metering, t *index.Tenant, now int64) *tenantTer
 
 // openMetering opens counters and usage if a gate has a meter.
 func (a *App) openMetering(e *engine.Engine) (err error) {
-	if a.metersUsed {
-		a.metering, err = e.Metering(context.Background(), engine.MeteringOptions{
-			Retain:  rollup.Retention{Minute: a.retain.minute, Hour: a.retain.hour, Day: a.retain.day},
-			OnError: a.meterTrouble,
-		})
+	if !a.metersUsed {
+		return nil
 	}
+	keep := rollup.Retention{Minute: a.retain.minute, Hour: a.retain.hour, Day: a.retain.day}
+	if a.metering, err = e.Metering(context.Background(), engine.MeteringOptions{Retain: keep, OnError: a.meterTrouble}); err != nil {
+		return err
+	}
+	a.letUsageGo, err = a.metering.Keep(keep)
 	return err
 }
 

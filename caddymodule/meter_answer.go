@@ -103,11 +103,15 @@ func (b *bill) begin(h http.Header, status int) {
 		b.tell(h, name)
 		removeToken(h, "Trailer", name)
 	}
+	b.conceal(h)
 	b.headers(h, true)
 }
 
 // answered notes how the request was answered.
 func (b *bill) answered(status int) {
+	if b.running.spent() {
+		return // the end was ours
+	}
 	b.status, b.gone = status, status == statusClientGone && b.ctx.Err() != nil
 }
 
@@ -117,6 +121,7 @@ func (b *bill) end(h http.Header) {
 		b.tell(h, name)
 		b.tell(h, http.TrailerPrefix+name)
 	}
+	b.conceal(h)
 }
 
 // headers sets what was used and what is left, in whole credits, coherent with
@@ -137,7 +142,7 @@ func (b *bill) headers(h http.Header, open bool) {
 		return
 	}
 	if open {
-		back := b.taken - b.cost()
+		back := b.held() - b.cost()
 		back -= min(max(back, 0), balance.Overage) // which pays the debt first
 		balance.Remaining = min(max(balance.Remaining+back, 0), balance.Limit)
 		balance.Used = balance.Limit - balance.Remaining
@@ -174,16 +179,18 @@ func removeToken(h http.Header, header, name string) {
 func (b *bill) cost() access.Credits {
 	class := b.status / 100
 	switch {
+	case b.bypassed():
+		return 0
+	case b.status == 0 && b.running.spent(): // ended before its answer
+		return b.running.total(b.price)
 	case class < 1 || class > 5 || !b.h.meter.status[class] || b.gone:
 		return 0
 	case b.upgrade && b.status >= http.StatusMultipleChoices: // refused; an API that ignores the wish has been used
 		return 0
-	case b.bypassed():
-		return 0
 	case b.told:
 		return b.final
 	}
-	return b.price
+	return b.running.total(b.price)
 }
 
 // unwritten notes how a request ends whose handler wrote nothing: net/http
@@ -205,6 +212,7 @@ func (x *exchange) unwritten(err error) {
 
 // settle ends the bill, also when the request ended in a panic.
 func (x *exchange) settle() {
+	x.bill.running.close()
 	x.bill.end(x.Header())
 	if !x.done { // an error page will tell the client
 		x.bill.headers(x.Header(), true)

@@ -35,6 +35,7 @@ type Route struct {
 type meter struct {
 	charges      []chargeRule // the first that matches decides; none: free
 	header       string       // canonical; with the final cost; "" is none
+	report       string       // canonical; with the capability to report a running cost; "" is none
 	status       [6]bool      // by the first digit: whether answers are charged
 	flights      []flightRule
 	routes       []routeRule // the first that matches decides; none: no name
@@ -91,13 +92,14 @@ var defaultChargeStatus = []string{"1xx", "2xx", "3xx", "4xx"}
 // provisionMeter compiles what the gate says about metering. The meter stays
 // nil if neither the gate nor a plan has anything to count.
 func (h *Handler) provisionMeter(ctx caddy.Context) error {
-	if h.brief && (len(h.Charges) > 0 || h.ChargeHeader != "" || len(h.ChargeStatus) > 0 || len(h.Concurrent) > 0 || len(h.Routes) > 0 || h.UsageHeaders != "") {
+	if h.brief && (len(h.Charges) > 0 || h.ChargeHeader != "" || h.ChargeReport != "" || len(h.ChargeStatus) > 0 || len(h.Concurrent) > 0 || len(h.Routes) > 0 || h.UsageHeaders != "") {
 		return errors.New("keytoll_api has no charges, concurrency, routes or usage headers")
 	}
 	m := &meter{usageHeaders: h.UsageHeaders}
 	for _, step := range []func() error{
 		func() error { return h.compileCharges(ctx, m) },
 		func() error { return h.compileChargeHeader(m) },
+		func() error { return h.compileChargeReport(m) },
 		func() error { return h.compileFlights(m) },
 		func() error { return h.compileRoutes(ctx, m) },
 		func() error { return checkUsageHeaders(h.UsageHeaders) },

@@ -67,6 +67,16 @@ func (a *App) newTerms(m *engine.Metering, t *index.Tenant, now int64) *tenantTe
 	return tt
 }
 
+// countsCredits reports whether the plan of a name, or the default plan for "",
+// has credits.
+func (a *App) countsCredits(plan string) bool {
+	if plan == "" {
+		plan = a.DefaultPlan
+	}
+	p := a.meterPlans[plan]
+	return p != nil && p.credits != nil
+}
+
 // grantID is the ledger's name of a grant.
 func grantID(id string) [16]byte {
 	sum := sha256.Sum256([]byte(id))

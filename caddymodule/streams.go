@@ -31,6 +31,7 @@ func (x *exchange) pass(r *http.Request, next caddyhttp.Handler) error {
 	}
 	x.engine.Streams.Add(&x.stream, &x.Call, x)
 	defer x.abort()
+	x.offerReport(r)
 	return next.ServeHTTP(x, r)
 }
 

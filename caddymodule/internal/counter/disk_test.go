@@ -48,8 +48,8 @@ func TestFailingDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			<-syncs // tried again each time
-			if i > 0 && !errors.Is(f.Err(), errno) {
-				t.Fatal(f.Err())
+			if i > 0 && (!errors.Is(f.Err(), errno) || !errors.Is(f.Risk(), errno)) {
+				t.Fatal(f.Err(), f.Risk())
 			}
 			clock.Add(10)
 		}
@@ -60,7 +60,7 @@ func TestFailingDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		fail.Store(nil)
-		for await(f, func() bool { return f.Err() == nil }, syncs); len(told) > 0; {
+		for await(f, func() bool { return f.Err() == nil && f.Risk() == nil }, syncs); len(told) > 0; {
 			<-told
 		}
 		if s.Used() != int64(5*(n+1)) {
@@ -119,6 +119,9 @@ func TestNoRoom(t *testing.T) {
 	fill(t, f, minGrowth)
 	if _, err := f.Slot(id(minGrowth)); !errors.Is(err, syscall.ENOSPC) || !errors.Is(f.Err(), syscall.ENOSPC) {
 		t.Fatal(err, f.Err())
+	}
+	if f.Risk() != nil {
+		t.Fatal("a want of room puts what is counted at risk:", f.Risk())
 	}
 	if info, err := os.Stat(path); err != nil || info.Size() != offset(minGrowth) {
 		t.Fatal(info.Size(), err)

@@ -23,7 +23,8 @@
 //	   0  magic, version uint32, byte order mark uint32, installation 8 bytes,
 //	      size of a slot uint32, zeros; crc
 //	  64  state: boot id 16 bytes, stopped in order uint8, zeros, slots in use
-//	      uint64, slots that there is room for uint64, zeros; crc
+//	      uint64, slots that there is room for uint64, name of the last copy
+//	      8 bytes, zeros; crc
 //	 128  journal: the Turn that is being made
 //	4096  slots of 64 bytes: id 16 bytes; period, carried, used, leased,
 //	      promised int64; turns uint32; crc of id and number uint32
@@ -37,6 +38,22 @@
 //
 // A copy of the file that is made while it is open is a good file: each slot
 // is as it was at some moment of the copying.
+//
+// # Copies in the database
+//
+// Whoever opens the file folds it into the database beside it now and then:
+// before each backup, in order to stop, and every few minutes. [File.Values]
+// gives what the slots count, the database takes all of it in one transaction
+// under a new random name, and the file gets that name with [File.SetFold].
+// So a backup of the database has the counts of its moment.
+//
+// A file and a database that have the same name belong together, and the file
+// is the newer. If the names differ, or the file was made anew, the copy is put
+// in with [File.Adopt]: of each slot the later period counts, and in the same
+// period the higher use. So neither a lost file, nor a restored database, nor
+// an older file put back has more left than there was at the last fold; what
+// was used since is lost with the file. A kill between the transaction and the
+// name costs what was given back in that moment, and never grants anything.
 //
 // # Recovery
 //

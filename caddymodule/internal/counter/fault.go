@@ -23,6 +23,7 @@ const (
 // troubles is what is wrong with a file now.
 type troubles struct {
 	shown    atomic.Pointer[error] // the worst; nil if there is none
+	risk     atomic.Pointer[error] // likewise, without troubleGrow
 	goneErr  atomic.Pointer[error]
 	troubled atomic.Uint32 // bits of kinds
 
@@ -38,6 +39,16 @@ type troubles struct {
 // cut. It costs a nanosecond.
 func (f *File) Err() error {
 	if p := f.shown.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Risk returns what is wrong with the counters that there are: what Err does,
+// but for a want of room, which only those without a slot are refused for. It
+// costs a nanosecond.
+func (f *File) Risk() error {
+	if p := f.risk.Load(); p != nil {
 		return *p
 	}
 	return nil
@@ -59,19 +70,19 @@ func (f *File) set(kind int, err error) {
 	}
 	f.errMu.Lock()
 	f.errs[kind] = err
-	var worst error
+	var worst, risk error
 	bits := uint32(0)
 	for k := troubleKinds - 1; k >= 0; k-- {
 		if f.errs[k] != nil {
 			worst, bits = f.errs[k], bits|1<<k
+			if k != troubleGrow {
+				risk = worst
+			}
 		}
 	}
 	f.troubled.Store(bits)
-	if worst == nil {
-		f.shown.Store(nil)
-	} else {
-		f.shown.Store(&worst)
-	}
+	show(&f.shown, worst)
+	show(&f.risk, risk)
 	if kind == troubleGone {
 		f.goneErr.Store(&err)
 	}
@@ -84,6 +95,14 @@ func (f *File) set(kind int, err error) {
 	f.errMu.Unlock()
 	if tell {
 		f.opt.OnError(err)
+	}
+}
+
+func show(at *atomic.Pointer[error], err error) {
+	if err == nil {
+		at.Store(nil)
+	} else {
+		at.Store(&err)
 	}
 }
 

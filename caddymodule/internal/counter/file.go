@@ -84,6 +84,7 @@ type File struct {
 	capacity uint32
 
 	growMu sync.Mutex // one growth at a time; before syncMu and mu
+	fold   [8]byte    // of the header; guarded by growMu
 	syncMu sync.Mutex // one sync at a time
 	leases leaseQueue
 

@@ -85,6 +85,7 @@ func (f *File) growAhead() {
 func (f *File) blocked() bool { return len(f.recovery.Damaged) > 0 && !f.opt.DropDamaged }
 
 func (f *File) writeState(s state) error {
+	s.fold = f.fold
 	_, err := f.fd.WriteAt(s.encode(), stateAt)
 	return err
 }

@@ -175,6 +175,7 @@ type state struct {
 	stopped  bool     // and everything is in the file
 	count    uint64   // slots in use; only if stopped
 	capacity uint64   // slots that there is room for
+	fold     [8]byte  // name of the last copy; see SetFold
 	damaged  bool     // torn or worse: nothing is known
 }
 
@@ -186,6 +187,7 @@ func (s state) encode() []byte {
 	}
 	binary.LittleEndian.PutUint64(b[24:], s.count)
 	binary.LittleEndian.PutUint64(b[32:], s.capacity)
+	copy(b[40:], s.fold[:])
 	seal(b)
 	return b
 }
@@ -200,6 +202,7 @@ func decodeState(h []byte) state {
 		stopped:  b[16] == 1,
 		count:    binary.LittleEndian.Uint64(b[24:]),
 		capacity: binary.LittleEndian.Uint64(b[32:]),
+		fold:     [8]byte(b[40:]),
 	}
 }
 

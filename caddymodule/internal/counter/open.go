@@ -138,6 +138,7 @@ func (f *File) load() error {
 		return err
 	}
 	st := decodeState(h)
+	f.fold = st.fold
 	if err := f.fit(st); err != nil {
 		return err
 	}

@@ -26,6 +26,17 @@ var (
 	ErrOpen = errors.New("the receipt is in use, or the charge has no tenant")
 )
 
+// Exhausted is ErrExhausted for credits.
+type Exhausted struct {
+	Short access.Credits // of what was charged last, how much there was not
+}
+
+// Error describes it.
+func (e *Exhausted) Error() string { return ErrExhausted.Error() }
+
+// Is makes it ErrExhausted.
+func (e *Exhausted) Is(target error) bool { return target == ErrExhausted }
+
 // Reason is why a charge was refused.
 type Reason uint8
 

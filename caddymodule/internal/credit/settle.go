@@ -21,7 +21,8 @@ func (r *Receipt) Refund() error { return r.settle(0, Units{}, true) }
 
 // Advance charges a running cost and the units so far, where they are more
 // than what was charged. The receipt stays open. It returns ErrExhausted if
-// that was more than there is, and errors as Settle does.
+// that was more than there is, as an *Exhausted where credits are short, and
+// errors as Settle does.
 func (r *Receipt) Advance(cost access.Credits, units Units) error {
 	return r.settle(cost, units, false)
 }
@@ -52,15 +53,17 @@ func (r *Receipt) settle(cost access.Credits, units Units, final bool) (err erro
 	switch {
 	case failure != nil:
 		return failure
-	case (full || short) && !final && err == nil:
+	case short > 0 && !final && err == nil:
+		return &Exhausted{short}
+	case full && !final && err == nil:
 		return ErrExhausted
 	}
 	return err
 }
 
-// settleCredits charges the difference to the price so far. It reports whether
-// that was more than there is.
-func (r *Receipt) settleCredits(cost access.Credits, final bool) (short bool, err error) {
+// settleCredits charges the difference to the price so far. It returns how much
+// of that is not there.
+func (r *Receipt) settleCredits(cost access.Credits, final bool) (short access.Credits, err error) {
 	switch {
 	case cost > r.price:
 		return r.extra(cost - r.price)
@@ -97,9 +100,9 @@ func (r *Receipt) settleQuotas(units *Units) (full bool) {
 	return full
 }
 
-// extra charges more than the price. It reports whether that was more than
-// there is. If a lease fails it is counted all the same.
-func (r *Receipt) extra(amount access.Credits) (short bool, err error) {
+// extra charges more than the price. It returns how much of that is not there,
+// of the payer who has less. If a lease fails it is counted all the same.
+func (r *Receipt) extra(amount access.Credits) (short access.Credits, err error) {
 	from := r.count
 	for _, who := range [...]*Payer{&r.tenant, &r.key} {
 		p, t := who.Purse, who.Terms
@@ -111,14 +114,14 @@ func (r *Receipt) extra(amount access.Credits) (short bool, err error) {
 		}
 		if err != nil {
 			r.cut(from)
-			return false, err
+			return 0, err
 		}
-		short = p.spend(r, who == &r.key, amount) > 0 || short
+		short = max(short, p.spend(r, who == &r.key, amount))
 	}
 	leased := r.lease(from)
 	if err := r.add(from); err != nil {
 		r.cut(from)
-		return false, err
+		return 0, err
 	}
 	r.merge(from)
 	r.price += amount

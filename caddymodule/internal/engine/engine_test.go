@@ -15,7 +15,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/store/boltstore"
 )
 
-func open(t *testing.T, path string) *Engine {
+func open(t testing.TB, path string) *Engine {
 	t.Helper()
 	b, err := boltstore.New(boltstore.Options{Path: path})
 	if err != nil {

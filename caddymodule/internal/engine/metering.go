@@ -25,15 +25,17 @@ type Metering struct {
 	Totals   Totals
 	Watch    Watch   // of credits
 	Exports  Exports // of usage
+	Reports  Reports // of running costs
 
+	keeping      keeping
+	folding      folding
 	flightShards [flightShards]flightShard
 }
 
-// MeteringOptions is what a configuration says of metering. The first one that
-// asks counts, but for the hooks.
+// MeteringOptions is what a configuration says of metering.
 type MeteringOptions struct {
-	Retain  usage.Retention
-	OnError func(error) // told of counters and usage that cannot be written
+	Retain  usage.Retention // until Keep says otherwise; that of the first one that asks
+	OnError func(error)     // told of counters and usage that cannot be written
 }
 
 // metered is the engine's Metering, once it is open.
@@ -64,6 +66,21 @@ func (e *Engine) Metering(ctx context.Context, o MeteringOptions) (*Metering, er
 		go func() { <-e.stop; cancel() }()
 		m.Usage.Run(ctx, minute.C)
 	})
+	e.background.Go(func() { e.keepLive(m.Usage) })
+	e.background.Go(func() {
+		fold := time.NewTicker(foldEvery)
+		defer fold.Stop()
+		for {
+			select {
+			case <-fold.C:
+				if err := e.foldCounters(context.Background(), m); err != nil {
+					e.meteringError(err)
+				}
+			case <-e.stop:
+				return
+			}
+		}
+	})
 	return m, nil
 }
 
@@ -75,15 +92,22 @@ func (e *Engine) openMetering(ctx context.Context, o MeteringOptions) (*Metering
 		return nil, fmt.Errorf("opening the counters: %w", err)
 	}
 	if bad := file.Recovery().Damaged; len(bad) > 0 {
-		e.meteringError(fmt.Errorf("%d counters are damaged, the first is %x: %s; tenants and keys without one are refused", len(bad), bad[0].ID, bad[0].Why))
+		e.meteringError(fmt.Errorf("%d counters are damaged, the first is %x: %s; tenants and keys without one are refused; to go on from the database's copy of all counters, stop the server and move the file away", len(bad), bad[0].ID, bad[0].Why))
 	}
-	rec, err := usage.Open(ctx, usage.Options{Storage: usageStorage{e.Store}, Retain: o.Retain, Now: e.clock, OnError: e.meteringError})
+	rec, err := e.openUsage(ctx, o.Retain)
 	if err != nil {
 		_ = file.Close()
-		return nil, fmt.Errorf("opening usage: %w", err)
+		return nil, err
 	}
-	if file.Recovery().New && hasUsage(ctx, e.Store) {
-		e.meteringError(errLostCounters)
+	told, err := e.unfold(ctx, file)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the counters: %w", err), rec.Close(ctx), file.Close())
+	}
+	if told == nil && file.Recovery().New && file.Len() == 0 && hasUsage(ctx, e.Store) {
+		told = errLostCounters
+	}
+	if told != nil {
+		e.meteringError(told)
 	}
 	return &Metering{Counters: file, Usage: rec, Ledger: credit.New(credit.Options{Slots: credit.Counters(file), Now: e.clock})}, nil
 }
@@ -122,14 +146,17 @@ func (e *Engine) closeMetering() error {
 	if m == nil {
 		return nil
 	}
-	used, counted := m.Usage.Close(context.Background()), m.Counters.Close()
-	if used != nil {
+	used, folded := m.Usage.Close(context.Background()), e.foldCounters(context.Background(), m)
+	counted := m.Counters.Close()
+	if used == nil {
+		removeLive(e.place + liveSuffix)
+	} else {
 		used = fmt.Errorf("keeping usage: %w", used)
 	}
 	if counted != nil {
 		counted = fmt.Errorf("keeping counters: %w", counted)
 	}
-	return errors.Join(used, counted)
+	return errors.Join(used, folded, counted)
 }
 
 // usageStorage is the store's bucket of usage.

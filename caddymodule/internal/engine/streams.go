@@ -88,6 +88,19 @@ func (st *Stream) Done() {
 	st.mu.Unlock()
 }
 
+// End ends the request as if its key had gone, unless Done was called.
+func (st *Stream) End() {
+	if st.in == nil {
+		return
+	}
+	st.in.mu.Lock()
+	still := st.in.unlink(st)
+	st.in.mu.Unlock()
+	if still {
+		go st.finish()
+	}
+}
+
 // Count returns how many requests are registered.
 func (s *Streams) Count() (n int64) {
 	for i := range s.shards {

@@ -245,6 +245,44 @@ func TestOverrides(t *testing.T) {
 	wantError(t, err, registrar.Conflict, "override")
 }
 
+// Credits of a tenant's or a key's own are refused where the plan counts none;
+// other parts are not, and credits that were set before stay.
+func TestOverrideOfCreditsThatAreNotCounted(t *testing.T) {
+	k := newKit(t)
+	k.byName = map[string]*access.Plan{"free": {Name: "free"}}
+	k.tenant(t, "acme")
+	id := k.key(t, "acme").ID
+	set := map[string]func(o *access.Override) error{
+		"tenant": func(o *access.Override) error { _, err := k.SetTenantOverride(t.Context(), "acme", o); return err },
+		"key":    func(o *access.Override) error { _, err := k.SetKeyOverride(t.Context(), id, o); return err },
+	}
+	for who, fn := range set {
+		k.uncounted = nil
+		if err := fn(&access.Override{Credits: 5}); err != nil {
+			t.Fatal(who, err)
+		}
+		k.uncounted = map[string]bool{"": true, "free": true}
+		seq := k.last(t).Seq
+		err := fn(&access.Override{Credits: 6})
+		wantError(t, err, registrar.InvalidRequest, "credits")
+		if !strings.Contains(err.Error(), "acme has no plan") || k.last(t).Seq != seq {
+			t.Errorf("%s: %v, entry %d after %d", who, err, k.last(t).Seq, seq)
+		}
+		for _, o := range []*access.Override{{Credits: 5, Concurrent: 2}, {Concurrent: 3}, nil} {
+			if err := fn(o); err != nil {
+				t.Errorf("%s: %+v: %v", who, o, err)
+			}
+		}
+		wantError(t, fn(&access.Override{Credits: 5}), registrar.InvalidRequest, "credits")
+	}
+	if _, err := k.UpdateTenant(t.Context(), "acme", registrar.TenantUpdate{Plan: new("free")}); err != nil {
+		t.Fatal(err)
+	}
+	if err := set["key"](&access.Override{Credits: 6}); err == nil || !strings.Contains(err.Error(), "on plan free, which counts no credits") {
+		t.Error(err)
+	}
+}
+
 func TestOverrideOfMaxKeys(t *testing.T) {
 	k := newKit(t)
 	k.byName = map[string]*access.Plan{"": {MaxKeys: 1}}

@@ -12,8 +12,8 @@ import (
 
 // SetTenantOverride has o replace parts of a tenant's plan, in place of any
 // override before; nil takes that off. It must replace something, credits are
-// from 0 to access.MaxCredits, and its end is in the future. Setting what is
-// set changes nothing. It returns what is stored then. Errors: InvalidRequest,
+// from 0 to access.MaxCredits and need a plan that counts them, and its end is in
+// the future. Setting what is set changes nothing. It returns what is stored then. Errors: InvalidRequest,
 // NotFound, Unavailable.
 func (r *Registrar) SetTenantOverride(ctx context.Context, id string, o *access.Override) (*access.Tenant, error) {
 	if err := first(checked("tenant", access.CheckTenantID(id)), r.checkOverride(o)); err != nil {
@@ -27,6 +27,9 @@ func (r *Registrar) SetTenantOverride(ctx context.Context, id string, o *access.
 		was := *t
 		if sameOverride(t.Override, o) {
 			return errUnchanged
+		}
+		if err := r.checkCounted(t, t.Override, o); err != nil {
+			return err
 		}
 		t.Override = cloneOverride(o)
 		return errors.Join(tx.PutTenant(t), r.recordTenant(ctx, tx, "tenant.updated", &was, t))
@@ -53,6 +56,13 @@ func (r *Registrar) SetKeyOverride(ctx context.Context, id access.KeyID, o *acce
 		if sameOverride(k.Override, o) {
 			return errUnchanged
 		}
+		t, err := tenant(tx, k.Tenant)
+		if err == nil {
+			err = r.checkCounted(t, k.Override, o)
+		}
+		if err != nil {
+			return err
+		}
 		k.Override = cloneOverride(o)
 		return r.noteOverride(tx, k)
 	})
@@ -78,6 +88,22 @@ func (r *Registrar) checkOverride(o *access.Override) error {
 		return nil
 	}
 	return r.checkUntil("until", time.Unix(o.Until, 0))
+}
+
+// checkCounted refuses credits of a tenant's own, or of its key's, that would
+// bound nothing. Those that are stored already may stay: the plan may have
+// changed since.
+func (r *Registrar) checkCounted(t *access.Tenant, was, o *access.Override) error {
+	if o == nil || o.Credits == 0 || was != nil && was.Credits == o.Credits || r.o.CountsCredits(t.Plan) {
+		return nil
+	}
+	plan := "has no plan, so credits are not counted"
+	if p := r.o.Plan(t.Plan); p != nil {
+		plan = fmt.Sprintf("is on plan %s, which counts no credits", p.Name)
+	}
+	e := invalid("credits", "tenant %s %s: these would bound nothing", t.ID, plan)
+	e.Hint = "add `credits <n>/month` to the plan, or move the tenant to one that has them"
+	return e
 }
 
 // checkUntil checks the end of an override or a grant.

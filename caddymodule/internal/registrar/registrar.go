@@ -44,6 +44,9 @@ type Options struct {
 	// Plan returns a configured plan by its name, the empty one too, or nil. It
 	// may be nil: then there is none.
 	Plan func(name string) *access.Plan
+	// CountsCredits reports whether the credits of tenants on a configured plan
+	// are counted. It may be nil: then they are on all.
+	CountsCredits func(plan string) bool
 	// Policy returns the configured rules. It may be nil: then there are none.
 	Policy func() Policy
 	// Providers returns the names of the configured providers, sorted. It may be
@@ -92,6 +95,9 @@ func New(o Options) *Registrar {
 	}
 	if o.Plan == nil {
 		o.Plan = func(string) *access.Plan { return nil }
+	}
+	if o.CountsCredits == nil {
+		o.CountsCredits = func(string) bool { return true }
 	}
 	if o.Policy == nil {
 		o.Policy = func() Policy { return Policy{} }

@@ -26,18 +26,19 @@ var start = time.Date(2030, 1, 2, 3, 4, 5, 600, time.UTC)
 // kit is a registrar on a real store, with what it told the outside.
 type kit struct {
 	*registrar.Registrar
-	store    store.Store
-	digester *token.Digester
-	now      time.Time
-	plans    []string
-	prefixes []registrar.Prefix
-	perms    *access.Permissions
-	policy   registrar.Policy
-	byName   map[string]*access.Plan
-	ring     atomic.Pointer[seal.Keyring]
-	mu       sync.Mutex // guards events and data
-	events   []string
-	data     []map[string]any
+	store     store.Store
+	digester  *token.Digester
+	now       time.Time
+	uncounted map[string]bool // plans without credits
+	plans     []string
+	prefixes  []registrar.Prefix
+	perms     *access.Permissions
+	policy    registrar.Policy
+	byName    map[string]*access.Plan
+	ring      atomic.Pointer[seal.Keyring]
+	mu        sync.Mutex // guards events and data
+	events    []string
+	data      []map[string]any
 }
 
 func newKit(t testing.TB) *kit {
@@ -66,10 +67,11 @@ func openKit(t testing.TB, path string) *kit {
 		Plan:     func(name string) *access.Plan { return k.byName[name] },
 		Policy:   func() registrar.Policy { return k.policy },
 
-		Permissions: func() *access.Permissions { return k.perms },
-		Providers:   func() []string { return testProviders },
-		Keyring:     k.ring.Load,
-		Now:         func() time.Time { return k.now },
+		Permissions:   func() *access.Permissions { return k.perms },
+		CountsCredits: func(plan string) bool { return !k.uncounted[plan] },
+		Providers:     func() []string { return testProviders },
+		Keyring:       k.ring.Load,
+		Now:           func() time.Time { return k.now },
 		OnEvent: func(name string, data map[string]any) {
 			k.mu.Lock()
 			defer k.mu.Unlock()

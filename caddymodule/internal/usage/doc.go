@@ -33,5 +33,6 @@
 // all of its hours, and each counts only once a mark says that it is whole; the
 // mark goes before anything below it changes. It is enough that writes reach the
 // storage in order: a crash between any two of them neither loses nor doubles
-// what was flushed. What was not flushed is lost with the process.
+// what was flushed. What was not flushed is lost with the process, unless the
+// last [Recorder.Live] is given to the next opening.
 package usage

@@ -37,6 +37,9 @@ type Options struct {
 	// Retain is how long counts are kept. Hours must be kept two days longer than
 	// minutes, days two days longer than hours. Default: 2, 90 and 800 days.
 	Retain Retention
+	// Live is what Recorder.Live gave last, if the last incarnation did not come
+	// to its Close. Open stores what is not in the storage yet.
+	Live []byte
 	// Now tells the time; nil is time.Now.
 	Now func() time.Time
 	// Rand makes the id of a new storage; nil is crypto/rand.
@@ -73,14 +76,20 @@ func (o *Options) fill() error {
 }
 
 func (o *Options) check() error {
-	const apart = 48 * time.Hour
-	switch r := o.Retain; {
+	switch {
 	case o.Storage == nil:
 		return errors.New("usage: there is no storage")
 	case o.Series < 1 || o.Series > 1_000_000:
 		return fmt.Errorf("usage: %d series in a minute: want 1 to 1,000,000", o.Series)
 	case o.Backlog < 1 || o.Backlog > 1440:
 		return fmt.Errorf("usage: a backlog of %d minutes: want 1 to 1440", o.Backlog)
+	}
+	return o.Retain.check()
+}
+
+func (r *Retention) check() error {
+	const apart = 48 * time.Hour
+	switch {
 	case r.Minute < 2*time.Hour:
 		return fmt.Errorf("usage: minutes are kept for %s: want 2h or more", r.Minute)
 	case r.Hour < r.Minute+apart:

@@ -52,9 +52,6 @@ func Open(ctx context.Context, o Options) (*Recorder, error) {
 }
 
 func (r *Recorder) load(ctx context.Context) error {
-	if err := r.begin(ctx); err != nil {
-		return err
-	}
 	for tag, set := range map[byte]map[uint32]bool{tagHourDone: r.wholeHour, tagDayDone: r.wholeDay} {
 		var bad error
 		err := r.o.Storage.Range(ctx, []byte{tag}, []byte{tag + 1}, func(k, _ []byte) bool {
@@ -82,7 +79,7 @@ func (r *Recorder) load(ctx context.Context) error {
 		}
 		*w = be.Uint32(v)
 	}
-	return nil
+	return r.begin(ctx)
 }
 
 // begin takes the number after the last incarnation's, or the time if that is
@@ -103,7 +100,13 @@ func (r *Recorder) begin(ctx context.Context) error {
 	default:
 		was = be.Uint32(v)
 		copy(r.id[:], v[4:])
+		if len(r.o.Live) > 0 {
+			if err := r.recover(ctx, was, r.o.Live); err != nil {
+				return err
+			}
+		}
 	}
+	r.o.Live = nil
 	if was == math.MaxUint32 {
 		return damaged(k)
 	}

@@ -11,6 +11,25 @@ import (
 // ErrMissed: what an export had not sent yet was deleted with its minutes.
 var ErrMissed = errors.New("usage export is too far behind")
 
+// SetRetention changes how long counts are kept, from the next Trim on. What a
+// shorter time deleted does not come back. It returns what is wrong with it.
+func (r *Recorder) SetRetention(keep Retention) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := keep.check(); err != nil {
+		return err
+	}
+	r.o.Retain = keep
+	return nil
+}
+
+// Retention returns how long counts are kept.
+func (r *Recorder) Retention() Retention {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.o.Retain
+}
+
 // Trim deletes counts older than their retention, if the level above holds them.
 // A call deletes one hour's minutes, one day's hours and one day, so that a clock
 // that is wrong for a while does not cost the history.
