@@ -188,7 +188,12 @@ func (s Set) Merge(t Set) (both Set, ok bool) {
 // Find returns the bounds of the first minted key within text, or ok = false.
 // A key may stand anywhere, as in a URL or a cookie. Each byte is looked at a
 // fixed number of times, whoever wrote the text. It does not allocate.
-func (s Set) Find(text string) (start, end int, ok bool) { return s.find(text, 0) }
+func (s Set) Find(text string) (start, end int, ok bool) {
+	if len(text) <= bodyLen {
+		return 0, 0, false // shorter than any key
+	}
+	return s.find(text, 0)
+}
 
 // find is Find for the keys whose prefix ends at from or later.
 func (s Set) find(text string, from int) (start, end int, ok bool) {
