@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -228,7 +227,7 @@ func (b *bareGate) fill(n, some int) []string {
 	for i := 1; i < n; i++ {
 		text := "imported-key-of-another-shape-" + strconv.Itoa(i)
 		k.Digest = e.Digester.Sum(text)
-		binary.BigEndian.PutUint64(k.ID[:], uint64(i))
+		copy(k.ID[:], fmt.Sprintf("%0*d", len(k.ID), i))
 		e.Index.Apply(store.Change{Key: &k})
 		if i%(n/some) == 0 && len(texts) < some {
 			texts = append(texts, text)
