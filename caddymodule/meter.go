@@ -32,7 +32,7 @@ const (
 const maxFlights = 4
 
 // bill is what an admitted request is charged. It is the one allocation of
-// metering.
+// metering, but for bounds of requests at one time.
 type bill struct {
 	h       *Handler
 	m       *engine.Metering
@@ -46,25 +46,42 @@ type bill struct {
 	e        *engine.Engine
 	own      *access.Override // of the key, if one is in force
 	route    string
-	flights  [maxFlights]engine.Flight
-	nflights int
-	observed bool            // something observed would have refused it
-	upgrade  bool            // the API is asked for another protocol
-	gone     bool            // the client went before the answer
-	ctx      context.Context // of the request, once it is let in
-	admitted bool            // it counts as under way
-	sold     bool            // credits were charged
-	in       atomic.Int64    // read of the body, which the proxy may do still when the answer is over
-	out      atomic.Int64    // likewise, of a tunnel
+	flights  []engine.Flight
+	observed bool          // something observed would have refused it
+	upgrade  bool          // the API is asked for another protocol
+	gone     bool          // the client went before the answer
+	let      *http.Request // the request, once it is let in
+	admitted bool          // it counts as under way
+	sold     bool          // credits were charged
+	in       atomic.Int64  // read of the body, which the proxy may do still when the answer is over
+	out      atomic.Int64  // likewise, of a tunnel
 	status   int
-	id       string // X-Request-Id
+	id       string       // X-Request-Id
+	fields   *usageFields // nil: usage is not answered
+}
+
+// newBill makes a bill, in one piece with the room for what it will answer.
+func newBill(h *Handler, e *engine.Engine, terms *tenantTerms) *bill {
+	var b *bill
+	if h.meter.answers(terms) {
+		both := new(struct {
+			bill
+			room usageFields
+		})
+		b = &both.bill
+		b.fields = &both.room
+	} else {
+		b = new(bill)
+	}
+	b.h, b.m, b.e, b.terms = h, h.app.metering, e, terms
+	return b
 }
 
 // charge takes what a request costs before it goes on. It returns why not, as
 // a reason in c, and the bill in any case.
 func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill {
-	m, now := h.app.metering, e.Wall(c.Started).Unix()
-	b := &bill{h: h, m: m, e: e, terms: h.app.termsOf(m, c.Tenant, now)}
+	now := e.Wall(c.Started).Unix()
+	b := newBill(h, e, h.app.termsOf(h.app.metering, c.Tenant, now))
 	if own := e.Index.Override(c.Record); own.In(now) {
 		b.own = own
 	}
@@ -76,7 +93,7 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call) *bill 
 		reason = b.enter(c)
 	}
 	if reason == access.Allowed {
-		reason = b.take(r, c)
+		reason = b.take(r, c, now)
 	}
 	if reason == access.Allowed {
 		b.start()
@@ -162,21 +179,23 @@ func (b *bill) fly(rule flightRule, class uint64, c *gate.Call) bool {
 		b.observed = b.observed || rule.observe
 		return rule.observe
 	}
-	b.flights[b.nflights] = f
-	b.nflights++
+	if b.flights == nil {
+		b.flights = make([]engine.Flight, 0, maxFlights)
+	}
+	b.flights = append(b.flights, f)
 	return true
 }
 
 // leave ends the request's part of those at one time.
 func (b *bill) leave() {
-	for _, f := range b.flights[:b.nflights] {
+	for _, f := range b.flights {
 		f.Done()
 	}
-	b.nflights = 0
+	b.flights = nil
 }
 
 // take charges credits and quotas.
-func (b *bill) take(r *http.Request, c *gate.Call) access.Reason {
+func (b *bill) take(r *http.Request, c *gate.Call, now int64) access.Reason {
 	b.units[credit.Requests] = 1
 	b.units[credit.BytesIn] = max(r.ContentLength, 0)
 	key := b.h.app.keyPayer(b.m, b.own, b.terms.plan, c.Record.ID)
@@ -185,7 +204,7 @@ func (b *bill) take(r *http.Request, c *gate.Call) access.Reason {
 	}
 	refusal := credit.Refusal{Reason: credit.Failed}
 	if b.h.app.serve || b.m.Counters.Err() == nil {
-		refusal = b.m.Ledger.Charge(&b.receipt, b.terms.payer, key, b.price, b.units)
+		refusal = b.m.Ledger.ChargeAt(now, &b.receipt, b.terms.payer, key, b.price, b.units)
 	}
 	b.tally(key, &refusal)
 	switch refusal.Reason {
