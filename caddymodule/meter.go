@@ -38,26 +38,33 @@ type bill struct {
 	m       *engine.Metering
 	terms   *tenantTerms
 	receipt credit.Receipt
-	units   credit.Units
+	length  int64 // of the request's body as announced; 0 if it was not
 	price   access.Credits
 	final   access.Credits // what the API says it cost, if told
-	told    bool
 
-	e        *engine.Engine
-	own      *access.Override // of the key, if one is in force
-	route    string
-	flights  []engine.Flight
-	observed bool          // something observed would have refused it
-	upgrade  bool          // the API is asked for another protocol
-	gone     bool          // the client went before the answer
-	let      *http.Request // the request, once it is let in
-	admitted bool          // it counts as under way
-	sold     bool          // credits were charged
-	in       atomic.Int64  // read of the body, which the proxy may do still when the answer is over
-	out      atomic.Int64  // likewise, of a tunnel
-	status   int
-	id       string       // X-Request-Id
-	fields   *usageFields // nil: usage is not answered
+	e       *engine.Engine
+	own     *access.Override // of the key, if one is in force
+	route   string
+	flights *flights      // nil: there are none
+	let     *http.Request // the request, once it is let in
+	in      atomic.Int64  // read of the body, which the proxy may do still when the answer is over
+	out     atomic.Int64  // likewise, of a tunnel
+	id      string        // X-Request-Id
+	fields  *usageFields  // nil: usage is not answered
+	status  int
+
+	told     bool // the API told final
+	observed bool // something observed would have refused it
+	upgrade  bool // the API is asked for another protocol
+	gone     bool // the client went before the answer
+	admitted bool // it counts as under way
+	sold     bool // credits were charged
+}
+
+// flights are what a request counts under of those at one time.
+type flights struct {
+	list [maxFlights]engine.Flight
+	n    int
 }
 
 // newBill makes a bill, in one piece with the room for what it will answer.
@@ -180,15 +187,19 @@ func (b *bill) fly(rule flightRule, class uint64, c *gate.Call) bool {
 		return rule.observe
 	}
 	if b.flights == nil {
-		b.flights = make([]engine.Flight, 0, maxFlights)
+		b.flights = new(flights)
 	}
-	b.flights = append(b.flights, f)
+	b.flights.list[b.flights.n] = f
+	b.flights.n++
 	return true
 }
 
 // leave ends the request's part of those at one time.
 func (b *bill) leave() {
-	for _, f := range b.flights {
+	if b.flights == nil {
+		return
+	}
+	for _, f := range b.flights.list[:b.flights.n] {
 		f.Done()
 	}
 	b.flights = nil
@@ -196,15 +207,14 @@ func (b *bill) leave() {
 
 // take charges credits and quotas.
 func (b *bill) take(r *http.Request, c *gate.Call, now int64) access.Reason {
-	b.units[credit.Requests] = 1
-	b.units[credit.BytesIn] = max(r.ContentLength, 0)
+	b.length = max(r.ContentLength, 0)
 	key := b.h.app.keyPayer(b.m, b.own, b.terms.plan, c.Record.ID)
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
 	}
 	refusal := credit.Refusal{Reason: credit.Failed}
 	if b.h.app.serve || b.m.Counters.Err() == nil {
-		refusal = b.m.Ledger.ChargeAt(now, &b.receipt, b.terms.payer, key, b.price, b.units)
+		refusal = b.m.Ledger.ChargeAt(now, &b.receipt, b.terms.payer, key, b.price, credit.Units{credit.Requests: 1, credit.BytesIn: b.length})
 	}
 	b.tally(key, &refusal)
 	switch refusal.Reason {
@@ -253,14 +263,13 @@ func (b *bill) finish(c *gate.Call) {
 	b.leave()
 	took := b.took(c)
 	final := b.cost()
-	b.units[credit.BytesIn] = max(b.units[credit.BytesIn], b.in.Load())
-	b.units[credit.BytesOut] = b.out.Load()
-	b.units[credit.Seconds] = int64((took + time.Second - 1) / time.Second)
-	if err := b.receipt.Settle(final, b.units); err != nil {
+	units := credit.Units{credit.Requests: 1, credit.BytesIn: max(b.length, b.in.Load()), credit.BytesOut: b.out.Load(),
+		credit.Seconds: int64((took + time.Second - 1) / time.Second)}
+	if err := b.receipt.Settle(final, units); err != nil {
 		b.h.app.meterTrouble(err)
 	}
 	b.total(c, final)
-	b.count(c, rollup.ClassOf(b.status), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.units[credit.BytesOut], Duration: took})
+	b.count(c, rollup.ClassOf(b.status), rollup.Sample{Credits: int64(final), BytesIn: units[credit.BytesIn], BytesOut: units[credit.BytesOut], Duration: took})
 }
 
 // refused counts a request that was not let in.

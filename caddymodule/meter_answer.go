@@ -29,10 +29,10 @@ func (m *meter) answers(terms *tenantTerms) bool {
 }
 
 // usageFields is the room for the header values of a bill: those of the id, up
-// and down, and three numbers.
+// and down, and three numbers of 12 digits. What is more takes room elsewhere.
 type usageFields struct {
 	values  [5]string
-	text    [3 * 20]byte
+	text    [3 * 12]byte
 	nvalues uint8
 	ntext   uint8
 }
@@ -50,11 +50,8 @@ func (f *usageFields) value(s string) []string {
 
 // number returns n as a header's values.
 func (f *usageFields) number(n int64) []string {
-	if int(f.ntext)+20 > len(f.text) {
-		return f.value(strconv.FormatInt(n, 10))
-	}
 	b := strconv.AppendInt(f.text[f.ntext:f.ntext], n, 10)
-	f.ntext += uint8(len(b))
+	f.ntext = uint8(min(int(f.ntext)+len(b), len(f.text)))
 	return f.value(unsafe.String(unsafe.SliceData(b), len(b))) // nothing writes there again
 }
 

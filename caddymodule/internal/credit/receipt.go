@@ -27,9 +27,9 @@ type Receipt struct {
 }
 
 // inline is the number of parts without an allocation: credits of tenant and
-// key, and two quotas or grants. Those beyond are made room for at once.
+// key, and a quota or grant. Those beyond are made room for at once.
 const (
-	inline = 4
+	inline = 3
 	beyond = 8
 )
 
