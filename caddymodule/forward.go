@@ -79,13 +79,13 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 		b.observe(r, c)
 	}
 	x.draft = h.headers.draftFields(e, c, asks)
-	x.attach(r)
+	repl := x.attach(r)
 	h.cleaner.Cleanse(r)
 	if x.Record != nil {
 		x.identify(r)
 	}
 	if b != nil {
-		b.identify(r)
+		b.identify(r, repl)
 		b.watch(r)
 	}
 	err := x.pass(r, next)
@@ -113,10 +113,12 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	return nil
 }
 
-// attach makes the exchange known to placeholders and the access log.
-func (x *exchange) attach(r *http.Request) {
+// attach makes the exchange known to placeholders and the access log. It
+// returns the request's replacer, or nil.
+func (x *exchange) attach(r *http.Request) *caddy.Replacer {
 	ctx := r.Context()
-	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if ok {
 		repl.Map(x.replace)
 	}
 	if x.h.logged(r) {
@@ -124,6 +126,7 @@ func (x *exchange) attach(r *http.Request) {
 			extra.Set(zap.Object("keytoll", x))
 		}
 	}
+	return repl
 }
 
 // describe makes a refused request known as far as its key is.

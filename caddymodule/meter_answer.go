@@ -56,12 +56,8 @@ func (f *usageFields) number(n int64) []string {
 }
 
 // identify gives the request an id, which the API and the client get.
-func (b *bill) identify(r *http.Request) {
-	if b.fields == nil {
-		return
-	}
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
+func (b *bill) identify(r *http.Request, repl *caddy.Replacer) {
+	if b.fields == nil || repl == nil {
 		return
 	}
 	if v, ok := repl.GetString("http.request.uuid"); ok {
