@@ -37,8 +37,8 @@ type bill struct {
 	h       *Handler
 	m       *engine.Metering
 	terms   *tenantTerms
-	receipt credit.Receipt
-	length  int64 // of the request's body as announced; 0 if it was not
+	receipt *credit.Receipt // nil: nobody pays
+	length  int64           // of the request's body as announced; 0 if it was not
 	price   access.Credits
 	final   access.Credits // what the API says it cost, if told
 
@@ -51,7 +51,7 @@ type bill struct {
 	out     atomic.Int64  // likewise, of a tunnel
 	id      string        // X-Request-Id
 	fields  *usageFields  // nil: usage is not answered
-	status  int
+	status  uint16
 
 	told     bool // the API told final
 	observed bool // something observed would have refused it
@@ -67,17 +67,27 @@ type flights struct {
 	n    int
 }
 
-// newBill makes a bill, in one piece with the room for what it will answer.
+// newBill makes a bill, in one piece with the receipt and the room for what it
+// will answer, if it needs them.
 func newBill(h *Handler, e *engine.Engine, terms *tenantTerms) *bill {
 	var b *bill
-	if h.meter.answers(terms) {
+	switch {
+	case h.meter.answers(terms):
+		all := new(struct {
+			bill
+			taken credit.Receipt
+			room  usageFields
+		})
+		b = &all.bill
+		b.receipt, b.fields = &all.taken, &all.room
+	case terms.payer.Terms != nil:
 		both := new(struct {
 			bill
-			room usageFields
+			taken credit.Receipt
 		})
 		b = &both.bill
-		b.fields = &both.room
-	} else {
+		b.receipt = &both.taken
+	default:
 		b = new(bill)
 	}
 	b.h, b.m, b.e, b.terms = h, h.app.metering, e, terms
@@ -212,9 +222,12 @@ func (b *bill) take(r *http.Request, c *gate.Call, now int64) access.Reason {
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
 	}
+	if b.receipt == nil {
+		b.receipt = new(credit.Receipt) // the key alone pays
+	}
 	refusal := credit.Refusal{Reason: credit.Failed}
 	if b.h.app.serve || b.m.Counters.Err() == nil {
-		refusal = b.m.Ledger.ChargeAt(now, &b.receipt, b.terms.payer, key, b.price, credit.Units{credit.Requests: 1, credit.BytesIn: b.length})
+		refusal = b.m.Ledger.ChargeAt(now, b.receipt, b.terms.payer, key, b.price, credit.Units{credit.Requests: 1, credit.BytesIn: b.length})
 	}
 	b.tally(key, &refusal)
 	switch refusal.Reason {
@@ -269,7 +282,7 @@ func (b *bill) finish(c *gate.Call) {
 		b.h.app.meterTrouble(err)
 	}
 	b.total(c, final)
-	b.count(c, rollup.ClassOf(b.status), rollup.Sample{Credits: int64(final), BytesIn: units[credit.BytesIn], BytesOut: units[credit.BytesOut], Duration: took})
+	b.count(c, rollup.ClassOf(int(b.status)), rollup.Sample{Credits: int64(final), BytesIn: units[credit.BytesIn], BytesOut: units[credit.BytesOut], Duration: took})
 }
 
 // refused counts a request that was not let in.

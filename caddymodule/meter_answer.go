@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
@@ -136,7 +137,7 @@ func (b *bill) begin(h http.Header, status int) {
 
 // answered notes how the request was answered.
 func (b *bill) answered(status int) {
-	b.status, b.gone = status, status == statusClientGone && b.let.Context().Err() != nil
+	b.status, b.gone = uint16(min(max(status, 0), math.MaxUint16)), status == statusClientGone && b.let.Context().Err() != nil
 }
 
 // end takes the cost out of the trailers.

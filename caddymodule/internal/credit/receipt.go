@@ -9,8 +9,8 @@ type Payer struct {
 	Terms *Terms
 }
 
-// Receipt is what was charged for a request. Its zero value is a receipt for
-// nothing, of which every method does nothing. It must not be copied; its
+// Receipt is what was charged for a request. Its zero value, and nil, is a
+// receipt for nothing, of which every method does nothing. It must not be copied; its
 // methods may be called by many goroutines once Charge has returned. It may be
 // used again once it is settled.
 type Receipt struct {

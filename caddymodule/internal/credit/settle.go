@@ -21,7 +21,7 @@ func (r *Receipt) Settle(final access.Credits, units Units) error {
 // stands closes a receipt of which nothing is to be changed, as most are: the
 // price stands and there is no quota. It touches no slot.
 func (r *Receipt) stands(final access.Credits, units *Units) bool {
-	if r.tenant.Purse == nil {
+	if r == nil || r.tenant.Purse == nil {
 		return true
 	}
 	if !units.valid() {
@@ -53,7 +53,7 @@ func (r *Receipt) Advance(cost access.Credits, units Units) error {
 }
 
 func (r *Receipt) settle(cost access.Credits, units Units, final bool) (err error) {
-	if r.tenant.Purse == nil {
+	if r == nil || r.tenant.Purse == nil {
 		return nil
 	}
 	defer guard(r.tenant.Purse.slots, debug.SetPanicOnFault(true), &err)
