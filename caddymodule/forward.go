@@ -41,7 +41,7 @@ type exchange struct {
 	ended  atomic.Bool              // its key is gone: nothing more is written
 
 	values  [inlineValues]string
-	buf     [72]byte // digits and ids behind values
+	buf     [64]byte // digits and ids behind values
 	nvalues uint8
 	nbuf    uint8
 }
