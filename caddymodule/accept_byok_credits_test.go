@@ -59,8 +59,8 @@ var whoseCases = map[string][]whose{
 	"byok {\n for /el* elevenlabs\n for /oa* openai\n}": {
 		{name: "for it", path: "/el", headers: "eleven", used: eleven, bypass: true},
 		{name: "for it, stored", path: "/el", stored: "elevenlabs", used: eleven, bypass: true},
-		{name: "for another", path: "/oa", headers: "eleven"},
-		{name: "for another, stored", path: "/oa", stored: "elevenlabs"},
+		{name: "for another", path: "/oa", headers: "eleven", used: openai},
+		{name: "for another, stored", path: "/oa", stored: "elevenlabs", used: openai},
 		{name: "for it, of two", path: "/oa", headers: "eleven openai", used: openai, bypass: true},
 		{name: "for it, stored, beside another", path: "/oa", headers: "eleven", stored: "openai", used: openai, bypass: true},
 		{name: "for none, a key", path: "/x", headers: "eleven", used: eleven, bypass: true},
@@ -74,8 +74,8 @@ var whoseCases = map[string][]whose{
 		{name: "named, stored", headers: "named:elevenlabs", stored: "elevenlabs openai", used: eleven, bypass: true},
 		{name: "not named", headers: "eleven", used: eleven, bypass: true},
 		{name: "not named, stored", stored: "elevenlabs"},
-		{name: "another is named", headers: "eleven named:openai"},
-		{name: "another is named, stored", headers: "named:openai", stored: "elevenlabs"},
+		{name: "another is named", headers: "eleven named:openai", used: openai},
+		{name: "another is named, stored", headers: "named:openai", stored: "elevenlabs", used: openai},
 		{name: "an unknown one is named", headers: "eleven named:azure"},
 		{name: "an unknown one is named, stored", headers: "named:azure", stored: "elevenlabs"},
 		{name: "an unknown one is named, the API knows better", headers: "eleven named:azure", api: eleven, used: eleven, bypass: true},
@@ -83,7 +83,7 @@ var whoseCases = map[string][]whose{
 	},
 	"byok {\n from {http.request.uri.path.0}\n}": {
 		{name: "named", path: "/elevenlabs/x", headers: "eleven", used: eleven, bypass: true},
-		{name: "another is named", path: "/openai/x", headers: "eleven"},
+		{name: "another is named", path: "/openai/x", headers: "eleven", used: openai},
 		{name: "none is named", path: "/", stored: "elevenlabs"},
 	},
 }

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -203,8 +202,8 @@ func TestAdmittedAllocations(t *testing.T) {
 	bare := measure(next.ServeHTTP)
 	gated := measure(func(w http.ResponseWriter, r *http.Request) error { return b.handler.ServeHTTP(w, r, next) })
 	t.Logf("%v allocations above %v", gated-bare, bare)
-	if gated-bare > 4 && !allocRace {
-		t.Errorf("%v allocations above the next handler, at most 4", gated-bare)
+	if gated-bare > 2 && !allocRace {
+		t.Errorf("%v allocations above the next handler, at most 2", gated-bare)
 	}
 	for _, name := range []string{"X-Tenant-Id", "X-Key-Id", "X-Plan", "X-Environment", "X-Gate"} {
 		if seen.Get(name) == "" {
@@ -228,7 +227,7 @@ func (b *bareGate) fill(n, some int) []string {
 	for i := 1; i < n; i++ {
 		text := "imported-key-of-another-shape-" + strconv.Itoa(i)
 		k.Digest = e.Digester.Sum(text)
-		binary.BigEndian.PutUint64(k.ID[:], uint64(i))
+		copy(k.ID[:], fmt.Sprintf("%0*d", len(k.ID), i))
 		e.Index.Apply(store.Change{Key: &k})
 		if i%(n/some) == 0 && len(texts) < some {
 			texts = append(texts, text)

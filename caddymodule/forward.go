@@ -42,7 +42,7 @@ type exchange struct {
 	ended   atomic.Bool              // its key is gone: nothing more is written
 
 	values  [inlineValues]string
-	buf     [80]byte // digits and ids behind values
+	buf     [64]byte // digits and ids behind values
 	nvalues uint8
 	nbuf    uint8
 }
@@ -80,7 +80,7 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 		b.observe(r, c)
 	}
 	x.draft = h.headers.draftFields(e, c, asks)
-	x.attach(r)
+	repl := x.attach(r)
 	h.cleaner.Cleanse(r)
 	if own != nil {
 		own.give(r.Header)
@@ -89,7 +89,7 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 		x.identify(r)
 	}
 	if b != nil {
-		b.identify(r)
+		b.identify(r, repl)
 		b.watch(r)
 	}
 	err := x.pass(r, next)
@@ -117,10 +117,12 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	return nil
 }
 
-// attach makes the exchange known to placeholders and the access log.
-func (x *exchange) attach(r *http.Request) {
+// attach makes the exchange known to placeholders and the access log. It
+// returns the request's replacer, or nil.
+func (x *exchange) attach(r *http.Request) *caddy.Replacer {
 	ctx := r.Context()
-	if repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if ok {
 		repl.Map(x.replace)
 	}
 	if x.h.logged(r) {
@@ -128,6 +130,7 @@ func (x *exchange) attach(r *http.Request) {
 			extra.Set(zap.Object("keytoll", x))
 		}
 	}
+	return repl
 }
 
 // describe makes a refused request known as far as its key is.

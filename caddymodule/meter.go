@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -16,7 +15,6 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/internal/engine"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
 	"github.com/keytoll/keytoll/caddymodule/internal/index"
-	"github.com/keytoll/keytoll/caddymodule/internal/limit"
 	rollup "github.com/keytoll/keytoll/caddymodule/internal/usage"
 )
 
@@ -27,48 +25,12 @@ const (
 	flightsOfTenant
 )
 
-// maxFlights is how many bounds of requests at one time are about one request:
-// the plan's and the gate's, of key and tenant each.
-const maxFlights = 4
-
-// bill is what an admitted request is charged. It is the one allocation of
-// metering.
-type bill struct {
-	h       *Handler
-	m       *engine.Metering
-	terms   *tenantTerms
-	receipt credit.Receipt
-	units   credit.Units
-	price   access.Credits
-	taken   access.Credits // of the price, before the request goes on
-	trusted bool           // nothing was taken: a provider key of the caller's goes along
-	final   access.Credits // what the API says it cost, if told
-	told    bool
-	running *running // nil unless the API may report a running cost
-
-	e        *engine.Engine
-	own      *access.Override // of the key, if one is in force
-	brought  *brought         // nil without provider keys
-	route    string
-	flights  [maxFlights]engine.Flight
-	nflights int
-	observed bool            // something observed would have refused it
-	upgrade  bool            // the API is asked for another protocol
-	gone     bool            // the client went before the answer
-	ctx      context.Context // of the request, once it is let in
-	admitted bool            // it counts as under way
-	sold     bool            // credits were charged
-	in       atomic.Int64    // read of the body, which the proxy may do still when the answer is over
-	out      atomic.Int64    // likewise, of a tunnel
-	status   int
-	id       string // X-Request-Id
-}
-
 // charge takes what a request costs before it goes on. It returns why not, as
 // a reason in c, and the bill in any case.
 func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brought *brought) *bill {
-	m, now := h.app.metering, e.Wall(c.Started).Unix()
-	b := &bill{h: h, m: m, e: e, terms: h.app.termsOf(m, c.Tenant, now), brought: brought}
+	now := e.Wall(c.Started).Unix()
+	b := newBill(h, e, h.app.termsOf(h.app.metering, c.Tenant, now))
+	b.brought = brought
 	if own := e.Index.Override(c.Record); own.In(now) {
 		b.own = own
 	}
@@ -80,7 +42,7 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 		reason = b.enter(c)
 	}
 	if reason == access.Allowed {
-		reason = b.take(r, c)
+		reason = b.take(r, c, now)
 	}
 	if reason == access.Allowed {
 		b.start()
@@ -138,59 +100,20 @@ func matches(m gate.Match, r *http.Request) (bool, error) {
 	return m(r)
 }
 
-// enter counts the request among those at one time.
-func (b *bill) enter(c *gate.Call) access.Reason {
-	t := b.terms
-	if !b.fly(flightRule{t.ofKey(b.own), false}, flightsOfKey, c) || !b.fly(flightRule{t.perTenant, true}, flightsOfTenant, c) {
-		return access.ConcurrencyLimited
-	}
-	for i, rule := range b.h.meter.flights {
-		if !b.fly(rule, b.h.flightClass+uint64(i), c) {
-			return access.ConcurrencyLimited
-		}
-	}
-	return access.Allowed
-}
-
-// fly counts the request under one bound, and reports whether there is room.
-func (b *bill) fly(rule flightRule, class uint64, c *gate.Call) bool {
-	if rule.most == 0 {
-		return true
-	}
-	subject := limit.Subject(c.Record.ID)
-	if rule.tenant {
-		subject = c.Tenant.Subject
-	}
-	f, ok := b.m.Enter(class, subject, int(rule.most))
-	if !ok {
-		b.observed = b.observed || rule.observe
-		return rule.observe
-	}
-	b.flights[b.nflights] = f
-	b.nflights++
-	return true
-}
-
-// leave ends the request's part of those at one time.
-func (b *bill) leave() {
-	for _, f := range b.flights[:b.nflights] {
-		f.Done()
-	}
-	b.nflights = 0
-}
-
 // take charges credits and quotas.
-func (b *bill) take(r *http.Request, c *gate.Call) access.Reason {
-	b.units[credit.Requests] = 1
-	b.units[credit.BytesIn] = max(r.ContentLength, 0)
+func (b *bill) take(r *http.Request, c *gate.Call, now int64) access.Reason {
+	b.length = max(r.ContentLength, 0)
 	key := b.h.app.keyPayer(b.m, b.own, b.terms.plan, c.Record.ID)
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
 	}
+	if b.receipt == nil {
+		b.receipt = new(credit.Receipt) // the key alone pays
+	}
 	b.taken = b.reserve(key)
 	refusal := credit.Refusal{Reason: credit.Failed}
 	if b.h.app.serve || b.m.Counters.Risk() == nil {
-		refusal = b.m.Ledger.Charge(&b.receipt, b.terms.payer, key, b.taken, b.units)
+		refusal = b.m.Ledger.ChargeAt(now, b.receipt, b.terms.payer, key, b.taken, credit.Units{credit.Requests: 1, credit.BytesIn: b.length})
 	}
 	b.tally(key, &refusal)
 	switch refusal.Reason {
@@ -239,17 +162,16 @@ func (b *bill) finish(c *gate.Call) {
 	b.leave()
 	took := b.took(c)
 	final := b.cost()
-	b.units[credit.BytesIn] = max(b.units[credit.BytesIn], b.in.Load())
-	b.units[credit.BytesOut] = b.out.Load()
-	b.units[credit.Seconds] = int64((took + time.Second - 1) / time.Second)
-	if err := b.receipt.Settle(final, b.units); err != nil {
+	units := credit.Units{credit.Requests: 1, credit.BytesIn: max(b.length, b.in.Load()), credit.BytesOut: b.out.Load(),
+		credit.Seconds: int64((took + time.Second - 1) / time.Second)}
+	if err := b.receipt.Settle(final, units); err != nil {
 		b.h.app.meterTrouble(err)
 	}
 	if b.trusted && final > 0 {
 		b.terms.misled.Store(true)
 	}
 	b.total(c, final)
-	b.count(c, rollup.ClassOf(b.outcome()), rollup.Sample{Credits: int64(final), BytesIn: b.units[credit.BytesIn], BytesOut: b.units[credit.BytesOut], Duration: took})
+	b.count(c, rollup.ClassOf(b.outcome()), rollup.Sample{Credits: int64(final), BytesIn: units[credit.BytesIn], BytesOut: units[credit.BytesOut], Duration: took})
 }
 
 // refused counts a request that was not let in.

@@ -3,10 +3,12 @@ package caddymodule
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -15,29 +17,53 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/access"
 )
 
-// answers reports whether the bill's usage goes into the headers.
-func (b *bill) answers() bool {
-	switch b.h.meter.usageHeaders {
+// answers reports whether the usage of a tenant with these terms goes into the
+// headers.
+func (m *meter) answers(terms *tenantTerms) bool {
+	switch m.usageHeaders {
 	case "on":
 		return true
 	case "off":
 		return false
 	}
-	return b.terms.credits
+	return terms.credits
+}
+
+// usageFields is the room for the header values of a bill: those of the id, up
+// and down, and three numbers of 12 digits. What is more takes room elsewhere.
+type usageFields struct {
+	values  [5]string
+	text    [3 * 12]byte
+	nvalues uint8
+	ntext   uint8
+}
+
+// value returns s as a header's values. Nobody else's stand there.
+func (f *usageFields) value(s string) []string {
+	if int(f.nvalues) == len(f.values) {
+		return []string{s}
+	}
+	i := f.nvalues
+	f.values[i] = s
+	f.nvalues++
+	return f.values[i : i+1 : i+1]
+}
+
+// number returns n as a header's values.
+func (f *usageFields) number(n int64) []string {
+	b := strconv.AppendInt(f.text[f.ntext:f.ntext], n, 10)
+	f.ntext = uint8(min(int(f.ntext)+len(b), len(f.text)))
+	return f.value(unsafe.String(unsafe.SliceData(b), len(b))) // nothing writes there again
 }
 
 // identify gives the request an id, which the API and the client get.
-func (b *bill) identify(r *http.Request) {
-	if !b.answers() {
-		return
-	}
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
+func (b *bill) identify(r *http.Request, repl *caddy.Replacer) {
+	if b.fields == nil || repl == nil {
 		return
 	}
 	if v, ok := repl.GetString("http.request.uuid"); ok {
 		b.id = v
-		r.Header["X-Request-Id"] = []string{v}
+		r.Header["X-Request-Id"] = b.fields.value(v)
 	}
 }
 
@@ -47,8 +73,11 @@ const statusClientGone = 499
 // watch notes what the API is asked, which is after the request was cleaned, and
 // counts the bytes of a body of unknown length.
 func (b *bill) watch(r *http.Request) {
-	b.ctx = r.Context()
-	_, tunnel := r.Header[":protocol"]
+	b.let = r
+	tunnel := false
+	if r.ProtoMajor > 1 { // only there a header can have that name
+		_, tunnel = r.Header[":protocol"]
+	}
 	b.upgrade = tunnel || len(r.Header["Upgrade"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade")
 	if r.ContentLength < 0 && r.Body != nil && r.Body != http.NoBody {
 		r.Body = &countedBody{r.Body, b}
@@ -112,7 +141,7 @@ func (b *bill) answered(status int) {
 	if b.running.spent() {
 		return // the end was ours
 	}
-	b.status, b.gone = status, status == statusClientGone && b.ctx.Err() != nil
+	b.status, b.gone = uint16(min(max(status, 0), math.MaxUint16)), status == statusClientGone && b.let.Context().Err() != nil
 }
 
 // end takes the cost out of the trailers.
@@ -128,11 +157,12 @@ func (b *bill) end(h http.Header) {
 // one another. Before the bill is settled, what will be given back counts as
 // left.
 func (b *bill) headers(h http.Header, open bool) {
-	if !b.answers() {
+	f := b.fields
+	if f == nil {
 		return
 	}
 	if b.id != "" {
-		h["X-Request-Id"] = []string{b.id}
+		h["X-Request-Id"] = f.value(b.id)
 	}
 	if b.terms.payer.Terms == nil || b.terms.payer.Terms.Credits == nil {
 		return
@@ -148,9 +178,9 @@ func (b *bill) headers(h http.Header, open bool) {
 		balance.Used = balance.Limit - balance.Remaining
 	}
 	used, limit, remaining := balance.Whole()
-	h["X-Usage-Current"] = []string{strconv.FormatInt(used, 10)}
-	h["X-Usage-Limit"] = []string{strconv.FormatInt(limit, 10)}
-	h["X-Usage-Remaining"] = []string{strconv.FormatInt(remaining, 10)}
+	h["X-Usage-Current"] = f.number(used)
+	h["X-Usage-Limit"] = f.number(limit)
+	h["X-Usage-Remaining"] = f.number(remaining)
 }
 
 // removeToken takes a name out of the lists of a header.

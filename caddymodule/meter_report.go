@@ -197,7 +197,7 @@ func (b *bill) outcome() int {
 	if b.status == 0 && b.running.spent() {
 		return http.StatusPaymentRequired
 	}
-	return b.status
+	return int(b.status)
 }
 
 // conceal takes a capability that the API sends back out of an answer.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -66,17 +67,42 @@ func checkPolicyName(s string) error {
 // rateHeaders says which headers tell clients of their limits.
 type rateHeaders struct {
 	x, draft bool
-	reset    string // the form of X-RateLimit-Reset: epoch, seconds, iso or off
+	reset    string      // the form of X-RateLimit-Reset: epoch, seconds, iso or off
+	limits   *limitTexts // nil without x
+}
+
+// limitTexts keeps the digits of limits, as most requests have one of a few. It
+// is safe for concurrent use.
+type limitTexts struct{ of [16]atomic.Pointer[limitText] }
+
+type limitText struct {
+	limit int64
+	text  string
+}
+
+// text returns the digits of a limit for x: those kept, which are of the first
+// limit of each place, or new ones.
+func (t *limitTexts) text(limit int64, x *exchange) string {
+	place := &t.of[uint64(limit)*0x9e3779b97f4a7c15>>(64-4)]
+	p := place.Load()
+	if p == nil {
+		p = &limitText{limit, strconv.FormatInt(limit, 10)}
+		place.CompareAndSwap(nil, p)
+	}
+	if p.limit != limit {
+		return x.digits(limit)
+	}
+	return p.text
 }
 
 func parseRateHeaders(s string) (rateHeaders, error) {
 	switch s {
 	case "", "x":
-		return rateHeaders{x: true}, nil
+		return rateHeaders{x: true, limits: new(limitTexts)}, nil
 	case "draft":
 		return rateHeaders{draft: true}, nil
 	case "both":
-		return rateHeaders{x: true, draft: true}, nil
+		return rateHeaders{x: true, draft: true, limits: new(limitTexts)}, nil
 	case "off":
 		return rateHeaders{}, nil
 	}
@@ -111,7 +137,7 @@ func (rh rateHeaders) set(e *engine.Engine, h http.Header, c *gate.Call, asks *g
 func (rh rateHeaders) setInline(x *exchange, h http.Header) {
 	if rh.x {
 		res := &x.Result
-		h["X-Ratelimit-Limit"] = x.value(x.digits(res.Limit))
+		h["X-Ratelimit-Limit"] = x.value(rh.limits.text(res.Limit, x))
 		h["X-Ratelimit-Remaining"] = x.value(x.digits(res.Remaining))
 		rh.setReset(x, h)
 	}

@@ -120,7 +120,8 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, a
 	}
 	if b != nil {
 		if !deadKey(c.Reason) {
-			b.identify(r)
+			repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+			b.identify(r, repl)
 			b.headers(header, false)
 		}
 		b.refused(c)

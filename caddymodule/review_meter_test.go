@@ -263,7 +263,7 @@ func TestAllFlightsAtOnce(t *testing.T) {
 	_, key := b.key(hourly(1000))
 	for range 3 {
 		if err := b.handler.ServeHTTP(nullWriter{http.Header{}}, b.request(key), caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
-			if n := w.(*exchange).bill.nflights; n != maxFlights {
+			if n := w.(*exchange).bill.flights.n; n != maxFlights {
 				t.Errorf("%d flights, want %d", n, maxFlights)
 			}
 			w.WriteHeader(200)

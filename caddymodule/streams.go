@@ -39,7 +39,9 @@ func (x *exchange) pass(r *http.Request, next caddyhttp.Handler) error {
 // with it: what was sent must not look complete, and the deadline that ended it
 // must not hit the connection's next request.
 func (x *exchange) abort() {
-	x.stream.Done()
+	if !x.stream.Done() {
+		return
+	}
 	x.ending.Lock()
 	x.over = true
 	x.ending.Unlock()

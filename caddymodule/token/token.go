@@ -9,6 +9,7 @@
 package token
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -154,10 +155,8 @@ func (s Set) Classify(text string) Shape {
 	if text == "" || len(text) > MaxLen {
 		return Oversize
 	}
-	for i := range len(text) {
-		if text[i] <= ' ' || text[i] >= 0x7f {
-			return Oversize
-		}
+	if !visible(text) {
+		return Oversize
 	}
 	garbage := false
 	for _, p := range s.prefixes {
@@ -189,7 +188,12 @@ func (s Set) Merge(t Set) (both Set, ok bool) {
 // Find returns the bounds of the first minted key within text, or ok = false.
 // A key may stand anywhere, as in a URL or a cookie. Each byte is looked at a
 // fixed number of times, whoever wrote the text. It does not allocate.
-func (s Set) Find(text string) (start, end int, ok bool) { return s.find(text, 0) }
+func (s Set) Find(text string) (start, end int, ok bool) {
+	if len(text) <= bodyLen {
+		return 0, 0, false // shorter than any key
+	}
+	return s.find(text, 0)
+}
 
 // find is Find for the keys whose prefix ends at from or later.
 func (s Set) find(text string, from int) (start, end int, ok bool) {
@@ -252,12 +256,29 @@ func shaped(text string, prefix int) bool {
 	if len(text) != prefix+bodyLen {
 		return false
 	}
+	all := int8(0) // below zero once a digit was
 	for i := prefix; i < len(text); i++ {
-		if digit(text[i]) < 0 {
-			return false
-		}
+		all |= digits[text[i]]
 	}
-	return true
+	return all >= 0
+}
+
+// visible reports whether text is visible ASCII alone, eight bytes at a time. In
+// a word of such bytes none has its high bit, nor gets it by adding 1 to each or
+// by taking '!' from each; in any other word, the lowest byte that is not visible
+// does.
+func visible(text string) bool {
+	const ones = 0x0101010101010101
+	b, out := bytesOf(text), uint64(0)
+	for ; len(b) >= 8; b = b[8:] {
+		w := binary.LittleEndian.Uint64(b)
+		out |= w | (w + ones) | (w - '!'*ones)
+	}
+	for _, c := range b {
+		w := uint64(c) | '!'*ones&^0xff
+		out |= w | (w + ones) | (w - '!'*ones)
+	}
+	return out&(0x80*ones) == 0
 }
 
 func wellFormed(text string, prefix int) bool {

@@ -300,6 +300,20 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 	}
 }
 
+func TestVisible(t *testing.T) {
+	for n := range 20 {
+		for at := range n {
+			for c := range 256 {
+				text := []byte(strings.Repeat("!~", n))[:n]
+				text[at] = byte(c)
+				if got, want := visible(string(text)), c > ' ' && c < 0x7f; got != want {
+					t.Fatalf("visible(%q) = %v", text, got)
+				}
+			}
+		}
+	}
+}
+
 func FuzzClassify(f *testing.F) {
 	set := newSet(f, "psk_", "ak_live_", "_")
 	for _, s := range []string{"", "_", known, known[1:], "psk_", "ak_live_" + known, "\x00", strings.Repeat("_", 80)} {

@@ -15,14 +15,19 @@ const blockOfPrices = 256
 // before the key's, and r is a receipt for nothing. It waits for other charges
 // of the same purses, and for the disk if the terms are strict.
 func (l *Ledger) Charge(r *Receipt, tenant, key Payer, price access.Credits, units Units) Refusal {
+	return l.ChargeAt(l.seconds(), r, tenant, key, price, units)
+}
+
+// ChargeAt is Charge for who has looked at the clock already: now is a unix
+// second.
+func (l *Ledger) ChargeAt(now int64, r *Receipt, tenant, key Payer, price access.Credits, units Units) Refusal {
 	if r.open || tenant.Purse == nil || key.Purse == tenant.Purse {
 		return failed(ErrOpen, false)
 	}
 	if price < 0 || price > access.MaxCredits || !units.valid() {
 		return failed(ErrAmount, false)
 	}
-	now := l.seconds()
-	r.tenant, r.key, r.now, r.price, r.units = tenant, key, now, price, units
+	r.tenant, r.key, r.now, r.price, r.units = tenant, key, inRange(now), price, units
 	f, err := r.charge(l.slots)
 	if err != nil {
 		f = failed(err, f.OfKey)

@@ -52,4 +52,6 @@ func (l *Ledger) KeyPurse(key access.KeyID) *Purse {
 }
 
 // seconds returns the time as a unix second from 1970 to 9999.
-func (l *Ledger) seconds() int64 { return min(max(l.now().Unix(), 1), maxUnix) }
+func (l *Ledger) seconds() int64 { return inRange(l.now().Unix()) }
+
+func inRange(second int64) int64 { return min(max(second, 1), maxUnix) }

@@ -9,8 +9,8 @@ type Payer struct {
 	Terms *Terms
 }
 
-// Receipt is what was charged for a request. Its zero value is a receipt for
-// nothing, of which every method does nothing. It must not be copied; its
+// Receipt is what was charged for a request. Its zero value, and nil, is a
+// receipt for nothing, of which every method does nothing. It must not be copied; its
 // methods may be called by many goroutines once Charge has returned. It may be
 // used again once it is settled.
 type Receipt struct {
@@ -26,9 +26,12 @@ type Receipt struct {
 	more  []part
 }
 
-// inline is the number of parts without an allocation: quotas and credits of
-// tenant and key, and some grants.
-const inline = 10
+// inline is the number of parts without an allocation: credits of tenant and
+// key, and a quota or grant. Those beyond are made room for at once.
+const (
+	inline = 3
+	beyond = 8
+)
 
 // part is what was taken from one account.
 type part struct {
@@ -62,6 +65,9 @@ func (r *Receipt) note(p part) {
 	case at < len(r.more):
 		r.more[at] = p
 	default:
+		if r.more == nil {
+			r.more = make([]part, 0, beyond)
+		}
 		r.more = append(r.more, p)
 	}
 	r.count++

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"sync"
-	"sync/atomic"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
@@ -27,8 +26,8 @@ type Stream struct {
 	prev, next *Stream // guarded by in.mu
 	linked     bool    // likewise
 
+	over bool       // guarded by mu
 	mu   sync.Mutex // held while End runs
-	over bool
 }
 
 // Streams is the requests in flight that end when their key does. It is safe
@@ -42,7 +41,7 @@ type Streams struct {
 type streamShard struct {
 	mu    sync.Mutex
 	first *Stream
-	count atomic.Int64
+	count int
 	_     [40]byte // shards in cache lines of their own
 }
 
@@ -73,19 +72,23 @@ func (s *Streams) Add(st *Stream, c *gate.Call, end Ender) {
 	}
 }
 
-// Done ends the registration. When it returns End is not running and will not
-// be called. It may be called more than once, and on a Stream that was never
-// added.
-func (st *Stream) Done() {
+// Done ends the registration, and reports false if End was never called. When
+// it returns End is not running and will not be called. It may be called more
+// than once, and on a Stream that was never added.
+func (st *Stream) Done() (ended bool) {
 	if st.in == nil {
-		return
+		return false
 	}
 	st.in.mu.Lock()
-	st.in.unlink(st)
+	still := st.in.unlink(st)
 	st.in.mu.Unlock()
+	if still {
+		return false // nobody took it out to end it, and nobody can
+	}
 	st.mu.Lock()
 	st.over = true
 	st.mu.Unlock()
+	return true
 }
 
 // End ends the request as if its key had gone, unless Done was called.
@@ -104,7 +107,10 @@ func (st *Stream) End() {
 // Count returns how many requests are registered.
 func (s *Streams) Count() (n int64) {
 	for i := range s.shards {
-		n += s.shards[i].count.Load()
+		h := &s.shards[i]
+		h.mu.Lock()
+		n += int64(h.count)
+		h.mu.Unlock()
 	}
 	return n
 }
@@ -125,9 +131,7 @@ func (s *Streams) changed(c *store.Change, now int64) {
 
 func (s *Streams) checkKey(id *access.KeyID, now int64) {
 	h := &s.shards[spread(id)%streamShards]
-	if h.count.Load() > 0 {
-		end(h.collect(nil, s.index, now, func(p *gate.Proof) bool { return p.ID == *id }))
-	}
+	end(h.collect(nil, s.index, now, func(p *gate.Proof) bool { return p.ID == *id }))
 }
 
 // check ends those of the streams that about says yes to, nil is all, whose
@@ -135,9 +139,7 @@ func (s *Streams) checkKey(id *access.KeyID, now int64) {
 func (s *Streams) check(now int64, about func(*gate.Proof) bool) {
 	var doomed []*Stream
 	for i := range s.shards {
-		if h := &s.shards[i]; h.count.Load() > 0 {
-			doomed = h.collect(doomed, s.index, now, about)
-		}
+		doomed = s.shards[i].collect(doomed, s.index, now, about)
 	}
 	end(doomed)
 }
@@ -180,7 +182,7 @@ func (h *streamShard) link(st *Stream) {
 		h.first.prev = st
 	}
 	h.first = st
-	h.count.Add(1)
+	h.count++
 }
 
 // unlink reports whether st was linked.
@@ -197,6 +199,6 @@ func (h *streamShard) unlink(st *Stream) bool {
 		st.next.prev = st.prev
 	}
 	st.prev, st.next, st.linked = nil, nil, false
-	h.count.Add(-1)
+	h.count--
 	return true
 }

@@ -31,10 +31,12 @@ func (n *names) add(name string) {
 	n.lengths |= 1 << (len(name) & 63)
 }
 
+// has spares most names the search.
 func (n *names) has(name string) bool {
-	if n.lengths&(1<<(len(name)&63)) == 0 {
-		return false
-	}
+	return n.lengths&(1<<(len(name)&63)) != 0 && n.holds(name)
+}
+
+func (n *names) holds(name string) bool {
 	for _, f := range n.folded {
 		if len(f) == len(name) && foldEqual(name, f) {
 			return true
@@ -151,11 +153,11 @@ func (c *Cleaner) spendsAuthorization(v string) bool {
 	for _, s := range c.sources {
 		switch s.Kind {
 		case Bearer:
-			if _, ok := cutScheme(v, "Bearer"); ok {
+			if hasScheme(v, "Bearer") {
 				return true
 			}
 		case Basic:
-			if _, ok := cutScheme(v, "Basic"); ok {
+			if hasScheme(v, "Basic") {
 				return true
 			}
 		}
@@ -247,7 +249,7 @@ func (c *Cleaner) cleanConnection(h http.Header) {
 	changed := len(values) > 1
 	for _, v := range values {
 		for option := range strings.SplitSeq(v, ",") {
-			option = strings.Trim(option, " \t")
+			option = trimBlanks(option)
 			if strings.EqualFold(option, "close") || strings.EqualFold(option, "keep-alive") ||
 				upgrade && strings.EqualFold(option, "upgrade") {
 				kept = append(kept, option)

@@ -180,3 +180,18 @@ func TestQueryKeepsTheBytesOfTheOthers(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkCleanse(b *testing.B) {
+	set, key := testSet(b)
+	c := NewCleaner(sources(b, "bearer", "header:X-API-Key"), set, testProtected, nil, false)
+	r := httptest.NewRequest("GET", "/v1/things?page=2", nil)
+	for _, name := range []string{"User-Agent", "Accept", "Accept-Encoding", "Content-Type"} {
+		r.Header.Set(name, "application/json")
+	}
+	values := []string{"Bearer " + key}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.Header["Authorization"] = values
+		c.Cleanse(r)
+	}
+}

@@ -119,17 +119,29 @@ func find(sources []Source, r *http.Request) (c credentials) {
 // cutScheme returns what follows the scheme, in any case (RFC 9110, section
 // 11.1).
 func cutScheme(v, scheme string) (string, bool) {
-	if len(v) < len(scheme) || v[:len(scheme)] != scheme && !strings.EqualFold(v[:len(scheme)], scheme) {
+	if !hasScheme(v, scheme) {
 		return "", false
 	}
-	rest := v[len(scheme):]
-	if rest == "" {
-		return "", true
+	return trimBlanks(v[len(scheme):]), true
+}
+
+// trimBlanks is strings.Trim of blanks and tabs without its set of characters.
+func trimBlanks(s string) string {
+	for s != "" && blank(s[0]) {
+		s = s[1:]
 	}
-	if rest[0] != ' ' && rest[0] != '\t' {
-		return "", false
+	for s != "" && blank(s[len(s)-1]) {
+		s = s[:len(s)-1]
 	}
-	return strings.Trim(rest, " \t"), true
+	return s
+}
+
+func blank(c byte) bool { return c == ' ' || c == '\t' }
+
+// hasScheme reports whether v has the scheme, with or without anything behind.
+func hasScheme(v, scheme string) bool {
+	n := len(scheme)
+	return len(v) >= n && (v[:n] == scheme || strings.EqualFold(v[:n], scheme)) && (len(v) == n || blank(v[n]))
 }
 
 func basicKey(enc string) string {

@@ -1,7 +1,6 @@
 package index
 
 import (
-	"crypto/subtle"
 	"encoding/binary"
 	"sync/atomic"
 
@@ -148,12 +147,16 @@ func (w *digestWords) get() [32]byte {
 	return d
 }
 
-// equal compares in constant time. What the slot's tag told before is 32 bits
+// equal compares in constant time: all four words are looked at, and nothing
+// branches on them but the result. What the slot's tag told before is 32 bits
 // of a keyed digest, which nobody outside can choose or read; of a plain SHA-256
 // they are of a secret that was guessed whole or not at all.
 func (w *digestWords) equal(digest *[32]byte) bool {
-	d := w.get()
-	return subtle.ConstantTimeCompare(d[:], digest[:]) == 1
+	var differ uint64
+	for i := range w {
+		differ |= w[i].Load() ^ binary.BigEndian.Uint64(digest[i*8:])
+	}
+	return differ == 0
 }
 
 func (w *digestWords) set(d *[32]byte) {

@@ -112,8 +112,8 @@ func rowsOf(tables []*table) []row {
 	}
 	rows := make([]row, 0, n)
 	for _, t := range tables {
-		for s, i := range t.rows {
-			rows = append(rows, row{appendSeries(nil, &s), t.values[i]})
+		for i := range t.rows {
+			rows = append(rows, row{appendSeries(nil, &t.rows[i].series), t.rows[i].values})
 		}
 	}
 	slices.SortFunc(rows, func(a, b row) int { return bytes.Compare(a.series, b.series) })

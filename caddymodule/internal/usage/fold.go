@@ -110,7 +110,8 @@ func (r *Recorder) dayWhole(day uint32) bool {
 // fold computes the rows of a unit anew from those of the units below, from
 // from, before to. The unit's mark goes first and comes last.
 func (r *Recorder) fold(ctx context.Context, tag byte, unit uint32, below byte, from, to uint32, bound int64) error {
-	sums := &table{number: new(number), rows: make(map[Series]uint32)}
+	sums := newTable(r.seed)
+	sums.number = new(number)
 	err := r.rows(ctx, unitKey(below, from), unitKey(below, to), func(_ uint32, _ batchID, s Series, v *Values) error {
 		row := sums.row(&s, bound)
 		if row == nil {
@@ -130,7 +131,7 @@ func (r *Recorder) fold(ctx context.Context, tag byte, unit uint32, below byte, 
 	out := []change{{unitKey(tagDayDone, day), nil}, {unitKey(done, unit), nil}}
 	stale := func(k, _ []byte) bool {
 		s, err := parseSeries(k, unitHead)
-		if _, ok := sums.rows[s]; err != nil || !ok {
+		if err != nil || !sums.has(&s) {
 			out = append(out, change{append([]byte{}, k...), nil})
 		}
 		return true

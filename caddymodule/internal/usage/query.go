@@ -209,8 +209,8 @@ func (q *query) table(t *table, minute, from, to uint32) error {
 	if minute < from || minute >= to {
 		return nil
 	}
-	for s, i := range t.rows {
-		if err := q.add(minute, &s, &t.values[i]); err != nil {
+	for i := range t.rows {
+		if err := q.add(minute, &t.rows[i].series, &t.rows[i].values); err != nil {
 			return err
 		}
 	}

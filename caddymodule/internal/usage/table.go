@@ -1,6 +1,8 @@
 package usage
 
 import (
+	"hash/maphash"
+	"math"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -11,13 +13,76 @@ import (
 // shards is a power of two.
 const shards = 64
 
-// table counts the series of one minute, in one shard. The values lie apart from
-// the map so that a new series costs no allocation once the table has grown.
+// minSlots is what a table begins with, a power of two.
+const minSlots = 64
+
+// table counts the series of one minute, in one shard. It finds them by open
+// addressing over words of their own, so that a series that is not there costs
+// one look at memory, and one that is there two. The rows lie apart, and a new
+// one costs no allocation once the table has grown.
 type table struct {
 	minute uint32
 	number *number
-	rows   map[Series]uint32
-	values []Values
+	seed   maphash.Seed
+	slots  []uint64 // low half of the hash, and the row's number plus one; 0 is free
+	shift  uint8    // of a hash, leaves the slot to begin at
+	rows   []counts // at most half of the slots
+}
+
+// counts are those of one series.
+type counts struct {
+	series Series
+	values Values
+}
+
+func newTable(seed maphash.Seed) *table {
+	t := &table{seed: seed}
+	t.resize(minSlots)
+	return t
+}
+
+// hash spreads series: those of one key by class, route and, for OtherKey,
+// tenant, and all others by key.
+func (t *table) hash(s *Series) uint64 {
+	h := maphash.Bytes(t.seed, s.Key[:]) ^ uint64(s.Class)<<8 ^ uint64(s.Flags)
+	if s.Route != "" {
+		h ^= bits.RotateLeft64(maphash.String(t.seed, s.Route), 1)
+	}
+	if s.Key == OtherKey {
+		h ^= bits.RotateLeft64(maphash.String(t.seed, s.Tenant), 2)
+	}
+	return h * 0x9e3779b97f4a7c15
+}
+
+// find returns the values of s, or nil.
+func (t *table) find(s *Series, hash uint64) *Values {
+	for at := hash >> t.shift; ; at++ {
+		w := t.slots[at&uint64(len(t.slots)-1)]
+		if w == 0 {
+			return nil
+		}
+		if w>>32 == hash&math.MaxUint32 {
+			if c := &t.rows[uint32(w)-1]; c.series == *s {
+				return &c.values
+			}
+		}
+	}
+}
+
+// resize makes n slots, a power of two, and enters all rows.
+func (t *table) resize(n int) {
+	t.slots, t.shift = make([]uint64, n), uint8(64-bits.TrailingZeros(uint(n)))
+	for i := range t.rows {
+		t.enter(t.hash(&t.rows[i].series), i)
+	}
+}
+
+func (t *table) enter(hash uint64, row int) {
+	at := hash >> t.shift
+	for t.slots[at&uint64(len(t.slots)-1)] != 0 {
+		at++
+	}
+	t.slots[at&uint64(len(t.slots)-1)] = hash<<32 | uint64(row+1)
 }
 
 // number is how many series a minute has, in all shards.
@@ -42,15 +107,16 @@ func shardOf(id *access.KeyID) uint64 {
 
 // row returns the values of s, which it adds within the bound; nil beyond.
 func (t *table) row(s *Series, bound int64) *Values {
-	if i, ok := t.rows[*s]; ok {
-		return &t.values[i]
+	hash := t.hash(s)
+	if v := t.find(s, hash); v != nil {
+		return v
 	}
 	n := &t.number.series
 	if s.Key == OtherKey { // of a level below
 		n = &t.number.other
 	}
 	if reserve(n, bound) {
-		return t.add(*s)
+		return t.add(s, hash)
 	}
 	return nil
 }
@@ -58,24 +124,32 @@ func (t *table) row(s *Series, bound int64) *Values {
 // other returns the values of what stands for s beyond the bound.
 func (t *table) other(s *Series, bound int64) *Values {
 	o := s.other()
-	if i, ok := t.rows[o]; ok {
-		return &t.values[i]
+	hash := t.hash(&o)
+	if v := t.find(&o, hash); v != nil {
+		return v
 	}
 	if reserve(&t.number.other, bound) {
-		return t.add(o)
+		return t.add(&o, hash)
 	}
 	o = s.nobody()
-	if i, ok := t.rows[o]; ok {
-		return &t.values[i]
+	hash = t.hash(&o)
+	if v := t.find(&o, hash); v != nil {
+		return v
 	}
-	return t.add(o)
+	return t.add(&o, hash)
 }
 
-func (t *table) add(s Series) *Values {
-	i := len(t.values)
-	t.rows[s] = uint32(i)
-	t.values = append(t.values, Values{})
-	return &t.values[i]
+// has reports whether s has a row.
+func (t *table) has(s *Series) bool { return t.find(s, t.hash(s)) != nil }
+
+func (t *table) add(s *Series, hash uint64) *Values {
+	if 2*(len(t.rows)+1) > len(t.slots) {
+		t.resize(2 * len(t.slots))
+	}
+	i := len(t.rows)
+	t.rows = append(t.rows, counts{series: *s})
+	t.enter(hash, i)
+	return &t.rows[i].values
 }
 
 func reserve(n *atomic.Int64, bound int64) bool {
@@ -107,7 +181,7 @@ func (r *Recorder) counter(minute uint32) *number {
 // turn makes the shard's live table one of this minute, unless so many sealed
 // ones wait for a flush that it must go on with the one it has. The lock is held.
 func (r *Recorder) turn(s *shard, minute uint32) {
-	if s.live != nil && len(s.live.values) > 0 {
+	if s.live != nil && len(s.live.rows) > 0 {
 		if len(s.sealed) >= r.o.Backlog {
 			return
 		}
@@ -115,18 +189,18 @@ func (r *Recorder) turn(s *shard, minute uint32) {
 		s.live = nil
 	}
 	if s.live == nil {
-		s.live = s.empty()
+		s.live = s.empty(r.seed)
 	}
 	s.live.minute, s.live.number = minute, r.counter(minute)
 }
 
-func (s *shard) empty() *table {
+func (s *shard) empty(seed maphash.Seed) *table {
 	if n := len(s.spare); n > 0 {
 		t := s.spare[n-1]
 		s.spare = s.spare[:n-1]
 		return t
 	}
-	return &table{rows: make(map[Series]uint32)}
+	return newTable(seed)
 }
 
 // take gives up what the shard counted, for a flush.
@@ -135,7 +209,7 @@ func (s *shard) take() []*table {
 	defer s.mu.Unlock()
 	out := s.sealed
 	s.sealed = nil
-	if s.live != nil && len(s.live.values) > 0 {
+	if s.live != nil && len(s.live.rows) > 0 {
 		out = append(out, s.live)
 		s.live = nil
 	}
@@ -144,8 +218,9 @@ func (s *shard) take() []*table {
 
 // giveBack empties a table that was flushed and keeps it for a later minute.
 func (s *shard) giveBack(t *table) {
-	clear(t.rows)
-	t.values, t.number = t.values[:0], nil
+	clear(t.slots)
+	clear(t.rows) // no strings are kept
+	t.rows, t.number = t.rows[:0], nil
 	s.mu.Lock()
 	if len(s.spare) < 2 {
 		s.spare = append(s.spare, t)
