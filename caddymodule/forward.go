@@ -63,7 +63,12 @@ func (x *exchange) value(s string) []string {
 }
 
 func newExchange(h *Handler, e *engine.Engine, c *gate.Call) *exchange {
-	x := &exchange{Call: *c, h: h, engine: e}
+	return new(exchange).of(h, e, c)
+}
+
+// of makes x, which is new, that of a request.
+func (x *exchange) of(h *Handler, e *engine.Engine, c *gate.Call) *exchange {
+	x.Call, x.h, x.engine = *c, h, e
 	if c.Record != nil {
 		x.id, x.env = c.Record.ID, e.Index.Environment(c.Record)
 	}
@@ -72,7 +77,12 @@ func newExchange(h *Handler, e *engine.Engine, c *gate.Call) *exchange {
 
 // forward cleans the request, tells the upstream whose it is, and passes it on.
 func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, b *bill, own *brought, next caddyhttp.Handler) error {
-	x := newExchange(h, e, c)
+	var x *exchange
+	if b == nil {
+		x = newExchange(h, e, c)
+	} else {
+		x = b.x.of(h, e, c)
+	}
 	x.ResponseWriter, x.brought = w, own
 	if b != nil {
 		x.bill = b

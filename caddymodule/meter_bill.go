@@ -15,9 +15,10 @@ import (
 // the plan's and the gate's, of key and tenant each.
 const maxFlights = 4
 
-// bill is what an admitted request is charged. It is the one allocation of
-// metering, but for bounds of requests at one time.
+// bill is what an admitted request is charged. Metering allocates nothing else,
+// but for bounds of requests at one time.
 type bill struct {
+	x       *exchange // of the request, once it is let in; its memory is the bill's
 	h       *Handler
 	m       *engine.Metering
 	terms   *tenantTerms
@@ -55,28 +56,35 @@ type flights struct {
 	n    int
 }
 
-// newBill makes a bill, in one piece with the receipt and the room for what it
-// will answer, if it needs them.
+// newBill makes a bill, in one piece with the exchange of the request, and with
+// the receipt and the room for what it will answer, if it needs them.
 func newBill(h *Handler, e *engine.Engine, terms *tenantTerms) *bill {
 	var b *bill
 	switch {
 	case h.meter.answers(terms):
 		all := new(struct {
+			exchange
 			bill
 			charged credit.Receipt
 			room    usageFields
 		})
 		b = &all.bill
-		b.receipt, b.fields = &all.charged, &all.room
+		b.x, b.receipt, b.fields = &all.exchange, &all.charged, &all.room
 	case terms.payer.Terms != nil:
-		both := new(struct {
+		all := new(struct {
+			exchange
 			bill
 			charged credit.Receipt
 		})
-		b = &both.bill
-		b.receipt = &both.charged
+		b = &all.bill
+		b.x, b.receipt = &all.exchange, &all.charged
 	default:
-		b = new(bill)
+		all := new(struct {
+			exchange
+			bill
+		})
+		b = &all.bill
+		b.x = &all.exchange
 	}
 	b.h, b.m, b.e, b.terms = h, h.app.metering, e, terms
 	return b
