@@ -116,11 +116,14 @@ var errLostCounters = errors.New("there is usage, but the file of counters was n
 
 // hasUsage reports whether the store has usage of an earlier time.
 func hasUsage(ctx context.Context, st store.Store) (yes bool) {
-	_ = st.View(ctx, func(r store.Reader) error {
-		return r.Usage([]byte("d"), []byte("n"), func(_, _ []byte) bool { // days, hours, minutes
-			yes = true
-			return false
-		})
+	_ = st.View(ctx, func(r store.Reader) (err error) {
+		for _, of := range []string{"d", "h", "m"} { // days, hours, minutes; between them is what a new store has too
+			err = errors.Join(err, r.Usage([]byte(of), []byte{of[0] + 1}, func(_, _ []byte) bool {
+				yes = true
+				return false
+			}))
+		}
+		return err
 	})
 	return yes
 }
