@@ -15,6 +15,8 @@ master key of the configuration. It is the second step of replacing a master key
   1. configure the new master key, with the one before as the previous one
   2. run this command until it says that nothing is left
   3. take the previous one out of the configuration
+  4. when the server stops the next time, run 'caddy keytoll compact': what the
+     previous key opened stays in free pages of the database until then
 
 The server goes on serving meanwhile. A run that is interrupted loses nothing:
 the next goes on where it ended. The exit code is 1 while anything is left.`
