@@ -44,7 +44,7 @@ func runKilled(t *testing.T, changes int, whole []access.Credits) (left []access
 	steps := []func(){
 		func() { pay(0, 7*c) }, func() { pay(1, 9*c) }, func() { _ = r[0].Settle(2*c, Units{}) }, func() { _ = r[1].Settle(16*c, Units{}) },
 		func() { pay(2, c) }, func() { d.at("2026-12-10 12:00") }, func() { _ = r[2].Refund() }, func() { pay(3, 3*c) }, func() { pay(4, 12*c) },
-		func() { d.at("2027-01-10 12:00") }, func() { _ = r[4].Settle(c, Units{}) }, func() { _ = r[3].Advance(12*c, Units{}) },
+		func() { d.at("2027-01-10 12:00") }, func() { _ = r[4].Settle(c, Units{}) }, func() { _ = r[3].Advance(d.now.Unix(), 12*c, Units{}) },
 		func() { _ = r[3].Refund() }, func() { d.at("2027-04-10 12:00") }, func() { pay(5, 25*c) }, func() { _ = r[5].Settle(30*c, Units{}) },
 	}
 	for i, step := range steps {

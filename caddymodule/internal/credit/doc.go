@@ -56,7 +56,8 @@
 // What is settled after the end of its period: a difference to be given back
 // lapses, or with Add makes the carried credits what they would have been; one
 // to be paid is paid in the present period. The period is over when a call has
-// opened the next.
+// opened the next. [Receipt.Advance] opens it as a charge does: a stream that goes
+// on for hours pays for each in its own.
 //
 // # Strict
 //

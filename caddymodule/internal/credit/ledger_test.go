@@ -124,14 +124,14 @@ func TestExactlyOnce(t *testing.T) {
 	if f := d.ledger.Charge(r, d.payer(terms), Payer{}, c, Units{}); !errors.Is(&f, ErrOpen) {
 		t.Errorf("a receipt in use was charged: %+v", f)
 	}
-	for _, settle := range []func() error{func() error { return r.Settle(c, Units{}) }, r.Refund, func() error { return r.Settle(9*c, Units{}) }, func() error { return r.Advance(9*c, Units{}) }} {
+	for _, settle := range []func() error{func() error { return r.Settle(c, Units{}) }, r.Refund, func() error { return r.Settle(9*c, Units{}) }, func() error { return r.Advance(d.now.Unix(), 9*c, Units{}) }} {
 		if err := settle(); err != nil {
 			t.Error(err)
 		}
 		d.has(terms, 10*c, 9*c, 0)
 	}
 	var none Receipt
-	if err := errors.Join(none.Settle(c, Units{}), none.Refund(), none.Advance(c, Units{})); err != nil {
+	if err := errors.Join(none.Settle(c, Units{}), none.Refund(), none.Advance(1, c, Units{})); err != nil {
 		t.Error(err)
 	}
 }

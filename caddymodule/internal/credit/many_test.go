@@ -157,7 +157,7 @@ func TestLongStream(t *testing.T) {
 	terms := &Terms{Credits: monthly(1000 * c), Grants: []Grant{{grantID(1), 1000 * c, 0}}, Quotas: []Quota{{Seconds, 10_000, period.Period{}}}}
 	r, _ := d.charge(terms, c, Units{})
 	for i := range 3000 {
-		err := r.Advance(access.Credits(i+1)*c, Units{Seconds: int64(i)})
+		err := r.Advance(d.now.Unix(), access.Credits(i+1)*c, Units{Seconds: int64(i)})
 		if (err != nil) != (i >= 2000) {
 			t.Fatalf("%d: %v", i, err)
 		}

@@ -294,7 +294,7 @@ func (w *world) finish() {
 		w.same("refund", one.real.Refund(), w.naive.settle(&one.naive, 0, Units{}, true))
 	case 1, 2:
 		for range 1 + w.random.IntN(3)*w.random.IntN(8) {
-			w.same("advance", one.real.Advance(cost, units), w.naive.settle(&one.naive, cost, units, false))
+			w.same("advance", one.real.Advance(w.naive.now, cost, units), w.naive.settle(&one.naive, cost, units, false))
 			if cost < access.MaxCredits || w.chance(50) {
 				cost += w.amount(5)
 			}

@@ -209,7 +209,9 @@ func (n *naive) settle(r *naiveReceipt, cost access.Credits, units Units, final 
 	if !r.open {
 		return nil
 	}
-	r.open = !final
+	if r.open = !final; !final {
+		r.now = n.now
+	}
 	if cost < 0 || cost > access.MaxCredits {
 		cost, err = r.price, ErrCost
 	}
@@ -229,7 +231,7 @@ func (n *naive) settle(r *naiveReceipt, cost access.Credits, units Units, final 
 	}
 	switch delta := int64(cost - r.price); {
 	case delta > 0:
-		if !n.fits(r, delta) {
+		if !n.fits(r, delta, !final) {
 			return ErrOverflow
 		}
 		more = n.extra(r, delta) || more
@@ -263,11 +265,15 @@ func (n *naive) settleMeter(r *naiveReceipt, m Meter, delta int64) (more bool) {
 	return more
 }
 
-// fits reports whether an amount can be added to the books of all payers.
-func (n *naive) fits(r *naiveReceipt, amount int64) bool {
+// fits reports whether an amount can be added to the books of all payers, which
+// turn opens.
+func (n *naive) fits(r *naiveReceipt, amount int64, turn bool) bool {
 	for _, p := range r.payers {
 		if p.terms != nil && p.terms.Credits != nil {
 			b := n.book(bookName{p.owner, "credits", p.terms.Credits.Period.Kind})
+			if turn {
+				b = n.credits(p)
+			}
 			if sum := new(big.Int).Add(big.NewInt(b.used()), big.NewInt(amount)); !sum.IsInt64() {
 				return false
 			}

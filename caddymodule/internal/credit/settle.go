@@ -15,7 +15,7 @@ func (r *Receipt) Settle(final access.Credits, units Units) error {
 	if r.stands(final, &units) {
 		return nil
 	}
-	return r.settle(final, units, true)
+	return r.settle(0, final, units)
 }
 
 // stands closes a receipt of which nothing is to be changed, as most are: the
@@ -43,17 +43,21 @@ func (r *Receipt) stands(final access.Credits, units *Units) bool {
 
 // Refund gives all back, as if the request had not been. To give credits back
 // but count the units, settle for 0.
-func (r *Receipt) Refund() error { return r.settle(0, Units{}, true) }
+func (r *Receipt) Refund() error { return r.settle(0, 0, Units{}) }
 
 // Advance charges a running cost and the units so far, where they are more
-// than what was charged. The receipt stays open. It returns ErrExhausted if
-// that was more than there is, as an *Exhausted where credits are short, and
-// errors as Settle does.
-func (r *Receipt) Advance(cost access.Credits, units Units) error {
-	return r.settle(cost, units, false)
+// than what was charged. What is more is paid at the unix second now: in the
+// period of then, which it opens, and from grants that can be spent then. The
+// receipt stays open. It returns ErrExhausted if that was more than there is, as
+// an *Exhausted where credits are short, also if a slot failed, and errors as
+// Settle does.
+func (r *Receipt) Advance(now int64, cost access.Credits, units Units) error {
+	return r.settle(inRange(now), cost, units)
 }
 
-func (r *Receipt) settle(cost access.Credits, units Units, final bool) (err error) {
+// settle closes the receipt, or advances it at a time, which is not 0.
+func (r *Receipt) settle(now int64, cost access.Credits, units Units) (err error) {
+	final := now == 0
 	if r == nil || r.tenant.Purse == nil {
 		return nil
 	}
@@ -63,7 +67,9 @@ func (r *Receipt) settle(cost access.Credits, units Units, final bool) (err erro
 	if !r.open {
 		return nil
 	}
-	r.open = !final
+	if r.open = !final; !final {
+		r.now = now
+	}
 	if cost < 0 || cost > access.MaxCredits {
 		cost, err = r.price, ErrCost
 	}
@@ -77,10 +83,10 @@ func (r *Receipt) settle(cost access.Credits, units Units, final bool) (err erro
 	full := r.settleQuotas(&units)
 	short, failure := r.settleCredits(cost, final)
 	switch {
-	case failure != nil:
-		return failure
 	case short > 0 && !final && err == nil:
 		return &Exhausted{short}
+	case failure != nil:
+		return failure
 	case full && !final && err == nil:
 		return ErrExhausted
 	}
@@ -92,7 +98,7 @@ func (r *Receipt) settle(cost access.Credits, units Units, final bool) (err erro
 func (r *Receipt) settleCredits(cost access.Credits, final bool) (short access.Credits, err error) {
 	switch {
 	case cost > r.price:
-		return r.extra(cost - r.price)
+		return r.extra(cost-r.price, !final)
 	case cost < r.price && final:
 		err = r.giveBack(int64(r.price - cost))
 		r.price = cost
@@ -126,16 +132,20 @@ func (r *Receipt) settleQuotas(units *Units) (full bool) {
 	return full
 }
 
-// extra charges more than the price. It returns how much of that is not there,
-// of the payer who has less. If a lease fails it is counted all the same.
-func (r *Receipt) extra(amount access.Credits) (short access.Credits, err error) {
+// extra charges more than the price, in the period that is open or, with turn,
+// the one of now. It returns how much of that is not there, of the payer who has
+// less. If a lease fails it is counted all the same.
+func (r *Receipt) extra(amount access.Credits, turn bool) (short access.Credits, err error) {
 	from := r.count
 	for _, who := range [...]*Payer{&r.tenant, &r.key} {
 		p, t := who.Purse, who.Terms
 		if p == nil || t == nil || t.Credits == nil {
 			continue
 		}
-		if err = p.bind(t); err == nil && !p.holds(amount) {
+		if err = p.bind(t); err == nil && turn {
+			err = p.turnCredits(r.now)
+		}
+		if err == nil && !p.holds(amount) {
 			err = ErrOverflow
 		}
 		if err != nil {
