@@ -255,3 +255,24 @@ func putBlob(t *testing.T, dir, path, name string, value []byte) {
 		t.Fatal(err)
 	}
 }
+
+// A backup of a server that counts usage alone has lost no counters.
+func TestNoCountersAreNotLost(t *testing.T) {
+	const options, site = "plan free {\n\trate 100000/1h\n}\ndefault_plan free", "keytoll {\n\troute /* all\n}\nreverse_proxy {upstream}"
+	g := newGateway(t, options, site)
+	_, key := g.key("acme", hourly(1000))
+	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 200)
+	g.ended(1)
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	g.restart()
+	g.backup("plain.db")
+	g.moveTo("plain.db", options, site)
+	if got := g.counted(); got != 1 {
+		t.Errorf("%d requests in usage", got)
+	}
+	if n := openEngine(t).Counts.StoreErrors.Load(); n != 0 {
+		t.Errorf("%d troubles, of counters that there never were", n)
+	}
+}

@@ -134,12 +134,15 @@ func putFold(tx store.Tx, was, next *fold, changed map[uint32][]byte) error {
 }
 
 // unfold brings a file of counters that is not the one that the store's copy
-// was made of up to it. It says what it did, for the log, or nil.
-func (e *Engine) unfold(ctx context.Context, file *counter.File) (told, err error) {
+// was made of up to it. It says whether there is a copy and what it did, for
+// the log, or nil.
+func (e *Engine) unfold(ctx context.Context, file *counter.File) (there bool, told, err error) {
 	var copied *fold
 	raised := 0
 	err = e.Store.View(ctx, func(r store.Reader) (err error) {
-		if copied, err = readFold(r); err != nil || copied == nil || !file.Recovery().New && copied.name == file.Fold() {
+		copied, err = readFold(r)
+		there = copied != nil
+		if err != nil || !there || !file.Recovery().New && copied.name == file.Fold() {
 			copied = nil
 			return err
 		}
@@ -155,7 +158,7 @@ func (e *Engine) unfold(ctx context.Context, file *counter.File) (told, err erro
 		return nil
 	})
 	if err != nil || copied == nil {
-		return nil, err
+		return there, nil, err
 	}
 	at := time.Unix(copied.at, 0).UTC().Format(time.RFC3339)
 	switch {
@@ -165,7 +168,7 @@ func (e *Engine) unfold(ctx context.Context, file *counter.File) (told, err erro
 	default:
 		told = fmt.Errorf("the file of counters is not the one that the database goes with: %d counters that were higher in the database at %s are so again", raised, at)
 	}
-	return told, file.SetFold(copied.name)
+	return true, told, file.SetFold(copied.name)
 }
 
 func adopt(file *counter.File, part []byte, raised int) (int, error) {

@@ -1,12 +1,14 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -246,5 +248,45 @@ func BenchmarkFold(b *testing.B) {
 	}
 	if err := e.Close(); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// Where the file of counters cannot be used at all, the error says how to go on
+// without, and that works.
+func TestCountersOfAnotherInstallation(t *testing.T) {
+	other := filepath.Join(t.TempDir(), "k.db")
+	e, m := openMetered(t, other)
+	count(t, m, 1, 99)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := os.ReadFile(other + countersSuffix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "k.db")
+	e, m = openMetered(t, path)
+	count(t, m, 1, 5)
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{"another installation": foreign, "damaged": bytes.Repeat([]byte{1}, 8192)} {
+		if err := os.WriteFile(path+countersSuffix, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e := open(t, path)
+		if _, err := e.Metering(t.Context(), MeteringOptions{}); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "move the file away") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := errors.Join(e.Close(), os.Remove(path+countersSuffix)); err != nil {
+			t.Fatal(err)
+		}
+		e, m = openMetered(t, path)
+		if got := usedOf(t, m, 1); got != 5 {
+			t.Errorf("%s: counter is %d", name, got)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

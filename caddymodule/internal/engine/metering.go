@@ -88,6 +88,9 @@ func (e *Engine) openMetering(ctx context.Context, o MeteringOptions) (*Metering
 	file, err := counter.Open(e.place+countersSuffix, counter.Options{
 		InstallationID: e.Installation(), OnError: e.meteringError,
 	})
+	if errors.Is(err, counter.ErrInstallation) || errors.Is(err, counter.ErrDamaged) {
+		err = fmt.Errorf("%w; to go on from the database's copy of the counters, move the file away", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the counters: %w", err)
 	}
@@ -99,11 +102,11 @@ func (e *Engine) openMetering(ctx context.Context, o MeteringOptions) (*Metering
 		_ = file.Close()
 		return nil, err
 	}
-	told, err := e.unfold(ctx, file)
+	copied, told, err := e.unfold(ctx, file)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the counters: %w", err), rec.Close(ctx), file.Close())
 	}
-	if told == nil && file.Recovery().New && file.Len() == 0 && hasUsage(ctx, e.Store) {
+	if !copied && file.Recovery().New && file.Len() == 0 && hasUsage(ctx, e.Store) {
 		told = errLostCounters
 	}
 	if told != nil {
