@@ -178,8 +178,9 @@ func (x *brought) give(header http.Header) {
 // handled the request, and with it whether the caller's own key was used, and
 // tells the client. The API knows best. Without its word it is the provider that
 // was named; else a key that the request carries counts as used, and one that is
-// stored does not.
-func (x *brought) answered(header http.Header, usageHeaders string) {
+// stored does not. None does if the request was ended because its credits were
+// spent: nobody has answered, and what was reported is owed.
+func (x *brought) answered(header http.Header, usageHeaders string, spent bool) {
 	delete(header, headerBypassed)
 	if x == nil {
 		return
@@ -192,7 +193,7 @@ func (x *brought) answered(header http.Header, usageHeaders string) {
 	case told != "":
 		x.used = x.b.called(told)
 	}
-	x.bypass = x.known && x.spent()
+	x.bypass = x.known && !spent && x.spent()
 	if told == "" && x.used >= 0 && (x.bypass || x.b.explicit) {
 		header[headerUsed] = []string{x.b.providers[x.used].Name()}
 	}
@@ -235,7 +236,7 @@ func (b *bill) reserve(key credit.Payer) access.Credits {
 	if !likely {
 		return b.price
 	}
-	if b.price > 0 && (!sure || b.terms.misled.Load()) && (b.overdrawn(b.terms.payer) || b.overdrawn(key)) {
+	if (b.price > 0 || b.h.meter.report != "") && (!sure || b.terms.misled.Load()) && (b.overdrawn(b.terms.payer) || b.overdrawn(key)) {
 		return b.price
 	}
 	b.trusted = true

@@ -197,7 +197,7 @@ func (x *exchange) WriteHeader(status int) {
 	if !x.done && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		x.done = true
 		if x.h.byok != nil {
-			x.brought.answered(x.Header(), x.h.UsageHeaders)
+			x.brought.answered(x.Header(), x.h.UsageHeaders, x.bill != nil && x.bill.running.spent())
 			if x.brought != nil && x.brought.bypass {
 				x.engine.Counts.Bypassed.Add(1)
 			}

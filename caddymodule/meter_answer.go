@@ -134,6 +134,7 @@ func (b *bill) begin(h http.Header, status int) {
 	}
 	b.conceal(h)
 	b.headers(h, true)
+	b.running.known(b.bypassed())
 }
 
 // answered notes how the request was answered.
@@ -209,10 +210,10 @@ func removeToken(h http.Header, header, name string) {
 func (b *bill) cost() access.Credits {
 	class := b.status / 100
 	switch {
-	case b.bypassed():
-		return 0
 	case b.status == 0 && b.running.spent(): // ended before its answer
 		return b.running.total(b.price)
+	case b.bypassed():
+		return 0
 	case class < 1 || class > 5 || !b.h.meter.status[class] || b.gone:
 		return 0
 	case b.upgrade && b.status >= http.StatusMultipleChoices: // refused; an API that ignores the wish has been used
@@ -235,7 +236,7 @@ func (x *exchange) unwritten(err error) {
 		status = he.StatusCode
 	}
 	if x.h.byok != nil { // its own key is no less its own for that
-		x.brought.answered(x.Header(), x.h.UsageHeaders)
+		x.brought.answered(x.Header(), x.h.UsageHeaders, x.bill.running.spent())
 	}
 	x.bill.answered(status)
 }

@@ -91,6 +91,7 @@ type running struct {
 
 	mu       sync.Mutex
 	over     bool // the bill is being settled
+	free     bool // no credits are taken, as far as is known
 	reported bool
 	highest  access.Credits // reported so far
 	short    access.Credits // of that, how much there was not
@@ -104,7 +105,7 @@ func (x *exchange) offerReport(r *http.Request) {
 	if b == nil || b.h.meter.report == "" {
 		return
 	}
-	c := &running{x: x}
+	c := &running{x: x, free: b.trusted}
 	var ok bool
 	if c.capability, ok = b.m.Reports.Open(c); !ok {
 		b.h.app.meterTrouble(errFullReports)
@@ -123,11 +124,11 @@ func (c *running) Report(total access.Credits) (r engine.Reported, needed, avail
 		return engine.ReportOver, 0, 0
 	}
 	b := c.x.bill
-	if b.trusted { // whether it is charged at all is known when it is answered
+	if c.free {
 		c.reported, c.highest = true, max(c.highest, total)
 		return engine.ReportTaken, 0, 0
 	}
-	err := b.receipt.Advance(total, credit.Units{})
+	err := b.receipt.Advance(b.e.Wall(b.e.Limiter.Now()).Unix(), total, credit.Units{})
 	if errors.Is(err, credit.ErrOverflow) {
 		return engine.ReportRefused, 0, 0
 	}
@@ -147,6 +148,18 @@ func (c *running) Report(total access.Credits) (r engine.Reported, needed, avail
 		return engine.ReportExhausted, c.highest, max(c.highest-c.short, 0)
 	}
 	return engine.ReportTaken, 0, 0
+}
+
+// known says whether credits are taken, which is sure once there is an answer.
+// What was reported before is charged with the next report: a stream whose guess
+// was wrong does not go on for longer than there are credits.
+func (c *running) known(free bool) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.free = free
 }
 
 // close ends the reports. One that is being taken is waited for.
