@@ -24,6 +24,9 @@ type table struct {
 	minute uint32
 	number *number
 	seed   maphash.Seed
+	mix    uint64
+	route  string   // of the last hash
+	routed uint64   // its own
 	slots  []uint64 // low half of the hash, and the row's number plus one; 0 is free
 	shift  uint8    // of a hash, leaves the slot to begin at
 	rows   []counts // at most half of the slots
@@ -36,7 +39,8 @@ type counts struct {
 }
 
 func newTable(seed maphash.Seed) *table {
-	t := &table{seed: seed}
+	t := &table{seed: seed, mix: maphash.String(seed, "") | 1}
+	t.routed = maphash.String(seed, t.route)
 	t.resize(minSlots)
 	return t
 }
@@ -44,14 +48,29 @@ func newTable(seed maphash.Seed) *table {
 // hash spreads series: those of one key by class, route and, for OtherKey,
 // tenant, and all others by key.
 func (t *table) hash(s *Series) uint64 {
-	h := maphash.Bytes(t.seed, s.Key[:]) ^ uint64(s.Class)<<8 ^ uint64(s.Flags)
-	if s.Route != "" {
-		h ^= bits.RotateLeft64(maphash.String(t.seed, s.Route), 1)
-	}
+	h := t.mix*spread(&s.Key) ^ uint64(s.Class)<<8 ^ uint64(s.Flags) ^ t.routeHash(s.Route)
 	if s.Key == OtherKey {
 		h ^= bits.RotateLeft64(maphash.String(t.seed, s.Tenant), 2)
 	}
-	return h * 0x9e3779b97f4a7c15
+	return h * golden
+}
+
+// routeHash is that of the route before, most times: it is cheaper to see that
+// than to make one anew.
+func (t *table) routeHash(route string) uint64 {
+	if route != t.route {
+		t.route, t.routed = route, maphash.String(t.seed, route)
+	}
+	return t.routed
+}
+
+// golden is 2^64 by the golden ratio.
+const golden = 0x9e3779b97f4a7c15
+
+// spread makes one number of an id. Ids are random, and so it is too.
+func spread(id *access.KeyID) uint64 {
+	lo, hi := be.Uint64(id[:8]), be.Uint64(id[8:])
+	return (lo ^ bits.RotateLeft64(hi, 32)) * golden
 }
 
 // find returns the values of s, or nil.
@@ -99,11 +118,8 @@ type shard struct {
 	_      [48]byte
 }
 
-// shardOf spreads keys: their ids are random.
-func shardOf(id *access.KeyID) uint64 {
-	lo, hi := be.Uint64(id[:8]), be.Uint64(id[8:])
-	return (lo ^ bits.RotateLeft64(hi, 32)) * 0x9e3779b97f4a7c15 >> (64 - 6)
-}
+// shardOf returns the shard of a key.
+func shardOf(id *access.KeyID) uint64 { return spread(id) >> (64 - 6) }
 
 // row returns the values of s, which it adds within the bound; nil beyond.
 func (t *table) row(s *Series, bound int64) *Values {
@@ -220,7 +236,7 @@ func (s *shard) take() []*table {
 func (s *shard) giveBack(t *table) {
 	clear(t.slots)
 	clear(t.rows) // no strings are kept
-	t.rows, t.number = t.rows[:0], nil
+	t.rows, t.number, t.route, t.routed = t.rows[:0], nil, "", maphash.String(t.seed, "")
 	s.mu.Lock()
 	if len(s.spare) < 2 {
 		s.spare = append(s.spare, t)
