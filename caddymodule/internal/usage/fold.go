@@ -1,6 +1,9 @@
 package usage
 
-import "context"
+import (
+	"context"
+	"hash/maphash"
+)
 
 // foldAfter is how many minutes after its end an hour or a day is folded.
 const foldAfter = 2
@@ -115,7 +118,7 @@ func (r *Recorder) fold(ctx context.Context, tag byte, unit uint32, below byte, 
 	err := r.rows(ctx, unitKey(below, from), unitKey(below, to), func(_ uint32, _ batchID, s Series, v *Values) error {
 		row := sums.row(&s, bound)
 		if row == nil {
-			row = sums.other(&s, bound)
+			row = sums.other(&s, maphash.String(r.seed, s.Tenant), bound)
 		}
 		row.Add(v)
 		return nil

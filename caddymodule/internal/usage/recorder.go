@@ -142,9 +142,10 @@ func (r *Recorder) Record(at int64, series Series, sample Sample) {
 
 // recordOther counts what is beyond the bound, in a shard of the tenant.
 func (r *Recorder) recordOther(minute uint32, series *Series, sample *Sample) {
-	s := &r.shards[maphash.String(r.seed, series.Tenant)%shards]
+	tenant := maphash.String(r.seed, series.Tenant)
+	s := &r.shards[tenant%shards]
 	s.mu.Lock()
-	r.open(s, minute).other(series, r.bound).count(sample)
+	r.open(s, minute).other(series, tenant, r.bound).count(sample)
 	s.mu.Unlock()
 }
 

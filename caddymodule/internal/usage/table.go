@@ -48,11 +48,17 @@ func newTable(seed maphash.Seed) *table {
 // hash spreads series: those of one key by class, route and, for OtherKey,
 // tenant, and all others by key.
 func (t *table) hash(s *Series) uint64 {
-	h := t.mix*spread(&s.Key) ^ uint64(s.Class)<<8 ^ uint64(s.Flags) ^ t.routeHash(s.Route)
 	if s.Key == OtherKey {
-		h ^= bits.RotateLeft64(maphash.String(t.seed, s.Tenant), 2)
+		return t.hashOther(s, maphash.String(t.seed, s.Tenant))
 	}
-	return h * golden
+	return t.hashOther(s, 0)
+}
+
+// hashOther is hash for who knows that of the tenant, which is 0 unless the key
+// is OtherKey.
+func (t *table) hashOther(s *Series, tenant uint64) uint64 {
+	h := t.mix*spread(&s.Key) ^ uint64(s.Class)<<8 ^ uint64(s.Flags) ^ t.routeHash(s.Route)
+	return (h ^ bits.RotateLeft64(tenant, 2)) * golden
 }
 
 // routeHash is that of the route before, most times: it is cheaper to see that
@@ -137,10 +143,11 @@ func (t *table) row(s *Series, bound int64) *Values {
 	return nil
 }
 
-// other returns the values of what stands for s beyond the bound.
-func (t *table) other(s *Series, bound int64) *Values {
+// other returns the values of what stands for s beyond the bound. tenant is the
+// hash of the tenant's name.
+func (t *table) other(s *Series, tenant uint64, bound int64) *Values {
 	o := s.other()
-	hash := t.hash(&o)
+	hash := t.hashOther(&o, tenant)
 	if v := t.find(&o, hash); v != nil {
 		return v
 	}
