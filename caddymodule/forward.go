@@ -91,7 +91,7 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	}
 	x.draft = h.headers.draftFields(e, c, asks)
 	repl := x.attach(r)
-	h.cleaner.Cleanse(r)
+	connection := h.cleaner.Cleanse(r)
 	if own != nil {
 		own.give(r.Header)
 	}
@@ -100,7 +100,7 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	}
 	if b != nil {
 		b.identify(r, repl)
-		b.watch(r)
+		b.watch(r, connection)
 	}
 	err := x.pass(r, next)
 	if b != nil && !x.done && x.conn.Load() == nil {

@@ -71,14 +71,15 @@ func (b *bill) identify(r *http.Request, repl *caddy.Replacer) {
 const statusClientGone = 499
 
 // watch notes what the API is asked, which is after the request was cleaned, and
-// counts the bytes of a body of unknown length.
-func (b *bill) watch(r *http.Request) {
+// counts the bytes of a body of unknown length. connection is false if the
+// request had no header about the connection.
+func (b *bill) watch(r *http.Request, connection bool) {
 	b.let = r
 	tunnel := false
 	if r.ProtoMajor > 1 { // only there a header can have that name
 		_, tunnel = r.Header[":protocol"]
 	}
-	b.upgrade = tunnel || len(r.Header["Upgrade"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade")
+	b.upgrade = tunnel || connection && len(r.Header["Upgrade"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade")
 	if r.ContentLength < 0 && r.Body != nil && r.Body != http.NoBody {
 		r.Body = &countedBody{r.Body, b}
 	}

@@ -64,9 +64,9 @@ func NewCleaner(sources []Source, keys token.Set, protected, upgrades []string, 
 // Cleanse removes credentials, client copies of protected headers in every
 // spelling, connection options that would have a header removed further on,
 // and upgrades that are not permitted. If the request announces trailers, its
-// body is replaced by one that removes the protected ones when they arrive.
-func (c *Cleaner) Cleanse(r *http.Request) {
-	connection := false // there are headers about the connection
+// body is replaced by one that removes the protected ones when they arrive. It
+// reports whether there was a header about the connection; it may be gone.
+func (c *Cleaner) Cleanse(r *http.Request) (connection bool) {
 	for name, values := range r.Header {
 		switch {
 		case name == "Authorization":
@@ -89,6 +89,7 @@ func (c *Cleaner) Cleanse(r *http.Request) {
 		c.cleanTrailer(r.Trailer)
 		r.Body = &trailerBody{ReadCloser: r.Body, trailer: r.Trailer, cleaner: c}
 	}
+	return connection
 }
 
 // trailerBody is a request body that removes protected trailers at its end.
