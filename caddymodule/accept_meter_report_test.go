@@ -71,7 +71,7 @@ func newNarrator(u *upstream) *narrator {
 // report posts to the capability of a request and returns the answer.
 func (g *gateway) report(t testing.TB, c protoClient, capability, body string) reply {
 	t.Helper()
-	return c.send(t, g.request(t, "POST", "/charges/"+capability, strings.NewReader(body)))
+	return c.send(t, g.request(t, "POST", "/charges", strings.NewReader(body), "Authorization: Bearer "+capability))
 }
 
 var plainClient = protoClient{"HTTP/1.1", 1, http.DefaultTransport}
@@ -271,14 +271,21 @@ func TestReportsThatAreNone(t *testing.T) {
 	}
 	g.report(t, plainClient, capability, `{"credits":`+strings.Repeat(" ", maxReport)+`1}`).expect(t, 413)
 	unknown := g.report(t, plainClient, "rc_0000000000000000000000000000000000000000", `{"credits":1}`).expect(t, 404)
-	for _, path := range []string{"", "/", "/" + capability + "/", "/" + capability[:len(capability)-1], "/" + capability + "x", "/x/" + capability} {
-		r := g.send(g.request(t, "POST", "/charges"+path, strings.NewReader(`{"credits":1}`))).expect(t, 404)
+	for _, from := range []string{
+		"|Bearer", "|Bearer ", "|" + capability, "|Basic " + capability, "|Bearer " + capability[:len(capability)-1], "|Bearer " + capability + "x",
+		"|Bearer  " + capability, "/x|Bearer " + capability, "//|Bearer " + capability, "/" + capability + "|Bearer", "/" + capability + "|",
+	} {
+		path, authorization, _ := strings.Cut(from, "|")
+		r := g.send(g.request(t, "POST", "/charges"+path, strings.NewReader(`{"credits":1}`), "Authorization: "+authorization)).expect(t, 404)
 		if r.body != unknown.body {
-			t.Errorf("%s: %s, and %s", path, r.body, unknown.body)
+			t.Errorf("%s: %s, and %s", from, r.body, unknown.body)
 		}
 	}
+	g.send(g.request(t, "POST", "/charges", strings.NewReader(`{"credits":1}`))).expect(t, 404)
+	g.send(g.request(t, "POST", "/charges", strings.NewReader(`{"credits":1}`), "Authorization: Bearer "+capability, "Authorization: Bearer x")).expect(t, 404)
+	g.send(g.request(t, "POST", "/Charges/", strings.NewReader(`{"credits":1}`), "Authorization: bearer "+capability)).expect(t, 204)
 	for _, method := range []string{"GET", "PUT", "DELETE", "PATCH", "OPTIONS"} {
-		if r := g.do(method, "/charges/"+capability).expect(t, 405); r.Header.Get("Allow") != "POST" {
+		if r := g.do(method, "/charges", "Authorization: Bearer "+capability).expect(t, 405); r.Header.Get("Allow") != "POST" {
 			t.Errorf("%s: %v", method, r.Header)
 		}
 	}
@@ -305,7 +312,8 @@ func TestReportsAtOneTime(t *testing.T) {
 			all.Go(func() {
 				for i := range 10 {
 					total := access.Credits(worker + 4*i + 1)
-					req, _ := http.NewRequestWithContext(context.Background(), "POST", g.url+"/charges/"+capability, strings.NewReader(fmt.Sprintf(`{"credits":%d}`, total)))
+					req, _ := http.NewRequestWithContext(context.Background(), "POST", g.url+"/charges", strings.NewReader(fmt.Sprintf(`{"credits":%d}`, total)))
+					req.Header.Set("Authorization", "Bearer "+capability)
 					resp, err := http.DefaultTransport.RoundTrip(req)
 					if err != nil {
 						t.Error(err)
@@ -373,7 +381,7 @@ func TestCapabilitiesAreNotShown(t *testing.T) {
 	if len(given) != 2 || given[0] == given[1] {
 		t.Fatalf("capabilities %q", given)
 	}
-	g.do("GET", "/charges/"+given[0]).expect(t, 405)
+	g.do("GET", "/charges", "Authorization: Bearer "+given[0]).expect(t, 405)
 	log := g.log()
 	for _, c := range given {
 		if len(c) < 40 || !strings.HasPrefix(c, engine.ReportPrefix) || strings.Contains(log, c[12:]) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -41,13 +42,15 @@ func (a *API) provisionCharges(ctx caddy.Context) error {
 // not last, which ends the request that it is about, 404 for a capability that
 // is unknown or whose request has ended, 400, 405 or 413 for what is no report,
 // and 503 if it could not be written, so that it comes again. A total that is
-// lower than one before changes nothing.
+// lower than one before changes nothing. The capability comes as a bearer token:
+// a path would be in logs and traces.
 type charges struct {
 	app  *App
 	base string
 }
 
-// ServeHTTP implements http.Handler. The path is the base or below it.
+// ServeHTTP implements http.Handler. The path is the base, in any case of
+// letters, or below it.
 func (h *charges) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Type", "application/json")
@@ -56,7 +59,7 @@ func (h *charges) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuseReport(w, http.StatusMethodNotAllowed, "method_not_allowed", "")
 		return
 	}
-	by := h.find(r.URL.Path)
+	by := h.find(r)
 	if by == nil { // not worth reading
 		refuseReport(w, http.StatusNotFound, "not_found", "")
 		return
@@ -87,13 +90,17 @@ func (h *charges) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// find returns the request that a path has the capability of, or nil.
-func (h *charges) find(path string) engine.Reporter {
-	m := h.app.metering
-	if h.app.engine.Load() == nil || m == nil || len(path) <= len(h.base)+1 {
+// find returns the request that a report has the capability of, or nil.
+func (h *charges) find(r *http.Request) engine.Reporter {
+	m, values := h.app.metering, r.Header["Authorization"]
+	if h.app.engine.Load() == nil || m == nil || len(values) != 1 || strings.TrimSuffix(r.URL.Path[len(h.base):], "/") != "" {
 		return nil
 	}
-	return m.Reports.Find(path[len(h.base)+1:])
+	scheme, capability, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return nil
+	}
+	return m.Reports.Find(capability)
 }
 
 // parseReport reads {"credits": n} and nothing else: no other member, no second
