@@ -24,20 +24,21 @@ wrong.`
 
 // checked is the result of a check.
 type checked struct {
-	Database    string     `json:"database"`
-	Bytes       int64      `json:"bytes"`
-	Schema      uint32     `json:"schema"`
-	Commits     uint64     `json:"commits"`
-	Tenants     int        `json:"tenants"`
-	Keys        int        `json:"keys"`
-	Revoked     int        `json:"revoked"`
-	Uses        int        `json:"uses"`
-	Audit       int        `json:"audit"`
-	Answers     int        `json:"answers"`
-	Revocations int        `json:"revocations"`
-	Counters    int        `json:"counters"`              // of credits and quotas, in the database's copy
-	CountersAt  *time.Time `json:"counters_at,omitempty"` // when that was made
-	Problems    []string   `json:"problems"`
+	Database     string     `json:"database"`
+	Bytes        int64      `json:"bytes"`
+	Schema       uint32     `json:"schema"`
+	Commits      uint64     `json:"commits"`
+	Tenants      int        `json:"tenants"`
+	Keys         int        `json:"keys"`
+	Revoked      int        `json:"revoked"`
+	Uses         int        `json:"uses"`
+	Audit        int        `json:"audit"`
+	Answers      int        `json:"answers"`
+	Revocations  int        `json:"revocations"`
+	ProviderKeys int        `json:"provider_keys"`
+	Counters     int        `json:"counters"`              // of credits and quotas, in the database's copy
+	CountersAt   *time.Time `json:"counters_at,omitempty"` // when that was made
+	Problems     []string   `json:"problems"`
 }
 
 func check(s *session, args []string) error {
@@ -86,12 +87,12 @@ func (s *session) printChecked(path string, r boltstore.Report, counts *engine.C
 	}
 	if s.json() {
 		return s.printJSON(checked{path, r.Bytes, r.Schema, r.Commits, r.Tenants, r.Keys, r.Revoked, r.Uses, r.Audit, r.Answers,
-			r.Buried, counts.Counters, at, append([]string{}, r.Problems...)})
+			r.Buried, r.ProviderKeys, counts.Counters, at, append([]string{}, r.Problems...)})
 	}
 	rows := []row{{"database", path}, {"bytes", decimal(r.Bytes)}, {"schema", decimal(r.Schema)}, {"commits", decimal(r.Commits)},
 		{"tenants", decimal(r.Tenants)}, {"keys", fmt.Sprintf("%d, %d of them revoked", r.Keys, r.Revoked)}, {"uses", decimal(r.Uses)},
 		{"audit entries", decimal(r.Audit)}, {"kept answers", decimal(r.Answers)}, {"revocations", decimal(r.Buried)},
-		{"counters", copied}}
+		{"provider keys", decimal(r.ProviderKeys)}, {"counters", copied}}
 	if len(r.Problems) == 0 {
 		rows = append(rows, row{"problems", "none"})
 	}
