@@ -116,16 +116,7 @@ func rowsOf(tables []*table) []row {
 			rows = append(rows, row{appendSeries(nil, &t.rows[i].series), t.rows[i].values})
 		}
 	}
-	slices.SortFunc(rows, func(a, b row) int { return bytes.Compare(a.series, b.series) })
-	kept := rows[:0]
-	for _, x := range rows {
-		if n := len(kept); n > 0 && bytes.Equal(kept[n-1].series, x.series) {
-			kept[n-1].values.Add(&x.values)
-			continue
-		}
-		kept = append(kept, x)
-	}
-	return kept
+	return merged(rows)
 }
 
 // waits reports whether a batch of the minutes from from, before to, waits for the
