@@ -71,7 +71,7 @@ const (
 	kindCharges = "charges"
 )
 
-var errNoStored = errors.New("keytoll_api provider_keys: no provider is configured: add `provider <name>` or `providers personalabs` to the global keytoll options")
+var errNoStored = errors.New("keytoll_api provider_keys: " + noProviders)
 
 var apiKinds = []string{mgmt.DeskKeys, mgmt.DeskMe, mgmt.DeskUsage, mgmt.DeskProviderKeys, kindLeaks, kindCharges}
 

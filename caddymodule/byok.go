@@ -55,7 +55,10 @@ const (
 // unknownPrefix is what headers with keys of providers start with, folded.
 const unknownPrefix = "x-provider-key-"
 
-var errNoProviders = errors.New("byok: no provider is configured: add `provider <name>` or `providers personalabs` to the global keytoll options")
+// noProviders is what is wrong with what needs providers where there are none.
+const noProviders = "no provider is configured: add `provider <name>` or `providers personalabs` to the global keytoll options"
+
+var errNoProviders = errors.New("byok: " + noProviders)
 
 // byok is a compiled BYOK.
 type byok struct {
@@ -126,7 +129,6 @@ func (h *Handler) provisionBYOK(ctx caddy.Context) error {
 		return err
 	}
 	h.byok = b
-	registerRedaction(b.hidden(), nil, h.app.keys)
 	return nil
 }
 
@@ -134,31 +136,35 @@ func (h *Handler) provisionBYOK(ctx caddy.Context) error {
 // can be told apart only if it is said which one a request is for.
 func (b *byok) collide() error {
 	b.clash = make([]uint64, len(b.providers))
-	first := make(map[string]int) // provider of each header
 	for i, p := range b.providers {
-		for _, t := range p.Inject() {
-			other, taken := first[t.Name]
-			if !taken {
-				first[t.Name] = i
+		for j, other := range b.providers[:i] {
+			name := sharedHeader(p, other)
+			if name == "" {
 				continue
 			}
 			if !b.explicit {
 				return fmt.Errorf("byok: the API gets the keys of %s and %s both in %s: say which provider a request is for: for <matcher> <provider>, or from <placeholder>",
-					b.providers[other].Name(), p.Name(), t.Name)
+					other.Name(), p.Name(), name)
 			}
+			b.clash[i] |= 1 << j
+			b.clash[j] |= 1 << i
 			b.clashing = true
 		}
 	}
-	for i, p := range b.providers {
-		for j, other := range b.providers {
-			if i != j && slices.ContainsFunc(p.Inject(), func(t provider.Template) bool {
-				return slices.ContainsFunc(other.Inject(), func(u provider.Template) bool { return t.Name == u.Name })
-			}) {
-				b.clash[i] |= 1 << j
+	return nil
+}
+
+// sharedHeader returns a header in which the API gets something of both
+// providers, or "".
+func sharedHeader(p, other *provider.Provider) string {
+	for _, t := range p.Inject() {
+		for _, u := range other.Inject() {
+			if t.Name == u.Name {
+				return t.Name
 			}
 		}
 	}
-	return nil
+	return ""
 }
 
 // choose takes the named providers, or all, out of the app's.
@@ -226,20 +232,6 @@ func (b *byok) names() string {
 		list[i] = p.Name()
 	}
 	return strings.Join(list, ", ")
-}
-
-// hidden returns the headers in which keys of providers go up and down: none of
-// them is logged, and none reaches the API but by us.
-func (b *byok) hidden() (names []string) {
-	for _, p := range b.providers {
-		names = append(names, p.Header())
-		for _, t := range p.Inject() {
-			if t.Value("a") != t.Value("b") { // it holds the key
-				names = append(names, t.Name)
-			}
-		}
-	}
-	return names
 }
 
 // protected returns the headers that only the gate may set. Authorization is

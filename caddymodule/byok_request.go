@@ -68,8 +68,8 @@ func (h *Handler) bring(e *engine.Engine, r *http.Request, c *gate.Call) (*broug
 		case err != nil:
 			return nil, access.Unavailable
 		}
-		if ref.Touch(uint32(e.Wall(c.Started).Unix()/60) + 1) {
-			h.app.providerUses.add(registrar.ProviderUse{Tenant: c.Tenant.ID, Provider: ref.Provider, ID: ref.ID, At: e.Wall(c.Started).Unix()})
+		if at := e.Wall(c.Started).Unix(); ref.Touch(engine.MinuteOf(at)) {
+			h.app.providerUses.add(registrar.ProviderUse{Tenant: c.Tenant.ID, Provider: ref.Provider, ID: ref.ID, At: at})
 		}
 		x.keys = append(x.keys, providerKey{place, text, true})
 	}
@@ -193,7 +193,7 @@ func (x *brought) answered(header http.Header, usageHeaders string, spent bool) 
 	case told != "":
 		x.used = x.b.called(told)
 	}
-	x.bypass = x.known && !spent && x.spent()
+	x.bypass = x.known && !spent && x.keyUsed()
 	if told == "" && x.used >= 0 && (x.bypass || x.b.explicit) {
 		header[headerUsed] = []string{x.b.providers[x.used].Name()}
 	}
@@ -202,18 +202,18 @@ func (x *brought) answered(header http.Header, usageHeaders string, spent bool) 
 	}
 }
 
-// spent reports whether a key of the caller's was used.
-func (x *brought) spent() (spent bool) {
+// keyUsed reports whether a key of the caller's was used.
+func (x *brought) keyUsed() (own bool) {
 	if x.used != notKnown {
 		return x.used >= 0 && x.has(x.used)
 	}
 	for i := range x.keys {
-		spent = spent || !x.keys[i].stored
+		own = own || !x.keys[i].stored
 	}
-	if spent && len(x.keys) == 1 {
+	if own && len(x.keys) == 1 {
 		x.used = x.keys[0].place
 	}
-	return spent
+	return own
 }
 
 var yes = []string{"true"}

@@ -47,7 +47,7 @@ func (a *App) verifyProvider(ctx context.Context, tenant, name string) (out mgmt
 	}
 	verdict, err := a.verifier.Verify(ctx, p, string(plain))
 	clear(plain)
-	a.verified(e, verdict, err)
+	countVerdict(e, verdict, err)
 	if errors.Is(err, provider.ErrUnreachable) {
 		a.logger.Warn("a provider could not be reached to verify a key", zap.String("provider", name), zap.Error(err))
 		return out, mgmt.Unreachable(name, err)
@@ -58,8 +58,8 @@ func (a *App) verifyProvider(ctx context.Context, tenant, name string) (out mgmt
 	return mgmt.ProviderVerdict{Provider: name, Valid: verdict.Valid, Reason: verdict.Reason}, err
 }
 
-// verified counts what became of a verification.
-func (a *App) verified(e *engine.Engine, r provider.Result, err error) {
+// countVerdict counts what became of a verification.
+func countVerdict(e *engine.Engine, r provider.Result, err error) {
 	verdict := engine.VerdictInvalid
 	switch {
 	case err != nil:

@@ -57,7 +57,7 @@ func (a *App) provisionProviders() error {
 			return fmt.Errorf("provider %s: %w", name, err)
 		}
 		a.providers[name] = p
-		registerRedaction((&byok{providers: []*provider.Provider{p}}).hidden(), nil, a.keys)
+		registerRedaction(p.SecretHeaders(), nil, a.keys)
 	}
 	a.verifier = provider.NewVerifier(provider.VerifierOptions{})
 	return a.provisionKMS()

@@ -45,7 +45,7 @@ func (e *Engine) Admitted(g *gate.Gate, r *http.Request, c *gate.Call) {
 		return
 	}
 	at := e.Wall(c.Started).Unix()
-	if rec.Touch(minuteOf(at)) {
+	if rec.Touch(MinuteOf(at)) {
 		agent := ""
 		if v := r.Header["User-Agent"]; len(v) > 0 {
 			agent = g.Keys.Redact(v[0]) // somebody's key may stand there
@@ -64,9 +64,9 @@ func (e *Engine) Refused(c *gate.Call) {
 	}
 }
 
-// minuteOf counts minutes from 1, so that the first is another than that of a
-// record that was never touched.
-func minuteOf(unix int64) uint32 { return uint32(unix/60) + 1 }
+// MinuteOf counts minutes from 1, so that the first is another than that of what
+// was never touched: for Record.Touch, and ProviderKey.Touch.
+func MinuteOf(unix int64) uint32 { return uint32(unix/60) + 1 }
 
 // ownAgent returns what is kept of a User-Agent: a copy, as the original is
 // part of a larger buffer, of valid UTF-8.

@@ -73,6 +73,18 @@ func (p *Provider) Header() string { return p.header }
 // shared and must not be changed.
 func (p *Provider) Inject() []Template { return p.inject }
 
+// SecretHeaders returns the canonical names of all headers in which a key comes
+// or goes up.
+func (p *Provider) SecretHeaders() []string {
+	names := []string{p.header}
+	for i := range p.inject {
+		if p.inject[i].keyed {
+			names = append(names, p.inject[i].Name)
+		}
+	}
+	return names
+}
+
 // CanVerify reports whether Verifier.Verify can ask this provider.
 func (p *Provider) CanVerify() bool { return p.check != nil }
 
