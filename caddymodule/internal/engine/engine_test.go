@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -52,6 +54,22 @@ func take(e *Engine, digest [32]byte) limit.Result {
 		{Class: 99, Subject: limit.SubjectOf("acme"), Rate: hourly},
 	}
 	return e.Limiter.Take(e.Limiter.Now(), asks[:])
+}
+
+// The collector must leave the headroom's room between two collections.
+func TestCollectionsAreRare(t *testing.T) {
+	if v := os.Getenv("GOGC"); v != "" && v != "100" {
+		t.Skip("GOGC is set")
+	}
+	e := open(t, filepath.Join(t.TempDir(), "k.db"))
+	defer e.Close()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	if m.NextGC < 2*headroom {
+		t.Errorf("the heap is collected at %d bytes, want %d or more", m.NextGC, 2*headroom)
+	}
+	runtime.KeepAlive(e)
 }
 
 // A restart must not refill what was used, in records and in the table.
