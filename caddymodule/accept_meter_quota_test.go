@@ -319,7 +319,7 @@ func TestPlanChangesByReload(t *testing.T) {
 // Early data may be sent again by anybody: what costs something is put off, what
 // is free is not.
 func TestEarlyDataIsNotCharged(t *testing.T) {
-	b := &bill{h: new(Handler), terms: noTerms}
+	b := &bill{tally: &tally{terms: noTerms}, h: new(Handler)}
 	b.h.meter = &meter{charges: []chargeRule{{nil, credits}}}
 	r := httptest.NewRequest("GET", "/", nil)
 	for _, tt := range []struct {
@@ -329,7 +329,7 @@ func TestEarlyDataIsNotCharged(t *testing.T) {
 	}{{true, credits, access.TooEarly}, {true, 0, access.Allowed}, {false, credits, access.Allowed}} {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: !tt.early}
 		b.price, b.h.meter.charges[0].price = 0, tt.price
-		if got := b.name(r); got != tt.want {
+		if got := b.h.name(r, b.tally, b); got != tt.want {
 			t.Errorf("early %v, price %s: %s, want %s", tt.early, tt.price, got, tt.want)
 		}
 	}

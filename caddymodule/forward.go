@@ -29,7 +29,8 @@ type exchange struct {
 	engine  *engine.Engine
 	id      access.KeyID // copies: a stream may outlive the record of a deleted key
 	env     string
-	bill    *bill        // nil without metering
+	tally   *tally       // nil without metering
+	bill    *bill        // nil if it costs nothing and its key is told nothing
 	brought *brought     // nil without provider keys
 	cold    *access.Key  // read when asked for
 	draft   *draftFields // nil unless they are sent
@@ -42,7 +43,7 @@ type exchange struct {
 	ended   atomic.Bool              // its key is gone: nothing more is written
 
 	values  [inlineValues]string
-	buf     [64]byte // digits and ids behind values
+	buf     [56]byte // digits and ids behind values
 	nvalues uint8
 	nbuf    uint8
 }
@@ -76,18 +77,17 @@ func (x *exchange) of(h *Handler, e *engine.Engine, c *gate.Call) *exchange {
 }
 
 // forward cleans the request, tells the upstream whose it is, and passes it on.
-func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, b *bill, own *brought, next caddyhttp.Handler) error {
-	var x *exchange
-	if b == nil {
-		x = newExchange(h, e, c)
-	} else {
-		x = b.x.of(h, e, c)
+// x is the exchange that metering made of it, or nil.
+func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, x *exchange, own *brought, next caddyhttp.Handler) error {
+	if x == nil {
+		x = new(exchange)
 	}
+	x.of(h, e, c)
 	x.ResponseWriter, x.brought = w, own
-	if b != nil {
-		x.bill = b
+	defer x.abort() // after settle: until then the request counts as under way
+	if x.tally != nil {
 		defer x.settle() // also if anything below panics
-		b.observe(r, c)
+		x.observe(r, c)
 	}
 	x.draft = h.headers.draftFields(e, c, asks)
 	repl := x.attach(r)
@@ -98,12 +98,12 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	if x.Record != nil {
 		x.identify(r)
 	}
-	if b != nil {
-		b.identify(r, repl)
-		b.watch(r, connection)
+	if x.tally != nil {
+		x.bill.identify(r, repl)
+		x.watch(r, connection)
 	}
 	err := x.pass(r, next)
-	if b != nil && !x.done && x.conn.Load() == nil {
+	if x.tally != nil && !x.done && x.conn.Load() == nil {
 		x.unwritten(err)
 	}
 	if err == nil || x.done {
@@ -204,6 +204,8 @@ func (x *exchange) WriteHeader(status int) {
 		}
 		if x.bill != nil {
 			x.bill.begin(x.Header(), status)
+		} else if x.tally != nil {
+			x.tally.answered(status)
 		}
 		if x.Limited {
 			x.h.headers.setInline(x, x.Header())
@@ -229,8 +231,8 @@ func (x *exchange) Write(p []byte) (int, error) {
 		x.WriteHeader(http.StatusOK)
 	}
 	n, err := x.ResponseWriter.Write(p)
-	if x.bill != nil {
-		x.bill.out.Add(int64(n))
+	if x.tally != nil {
+		x.tally.out.Add(int64(n))
 	}
 	return n, err
 }
@@ -244,8 +246,8 @@ func (x *exchange) ReadFrom(src io.Reader) (int64, error) {
 		x.WriteHeader(http.StatusOK)
 	}
 	n, err := x.ResponseWriterWrapper.ReadFrom(src)
-	if x.bill != nil {
-		x.bill.out.Add(n)
+	if x.tally != nil {
+		x.tally.out.Add(n)
 	}
 	return n, err
 }

@@ -255,9 +255,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			c.Reason = reason
 		}
 	}
-	var b *bill
+	var x *exchange
 	if h.meter != nil && c.Record != nil {
-		b = h.charge(e, r, &c, own)
+		x = h.charge(e, r, &c, own)
 	}
 	n := e.Counts.Requests[c.Reason].Add(1)
 	if n&63 == 0 {
@@ -265,10 +265,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if !c.Reason.LetsIn() {
 		e.Refused(&c)
-		return h.refuse(w, r, &c, &asks, b)
+		return h.refuse(w, r, &c, &asks, x)
 	}
 	e.Admitted(h.gate, r, &c)
-	return h.forward(e, w, r, &c, &asks, b, own, next)
+	return h.forward(e, w, r, &c, &asks, x, own, next)
 }
 
 // secure tells whether the request came over a line nobody else reads.

@@ -26,49 +26,62 @@ const (
 )
 
 // charge takes what a request costs before it goes on. It returns why not, as
-// a reason in c, and the bill in any case.
-func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brought *brought) *bill {
+// a reason in c, and the exchange with tally and bill in any case.
+func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brought *brought) *exchange {
 	now := e.Wall(c.Started).Unix()
-	b := newBill(h, e, h.app.termsOf(h.app.metering, c.Tenant, now))
-	b.brought = brought
-	if own := e.Index.Override(c.Record); own.In(now) {
-		b.own = own
+	terms := h.app.termsOf(h.app.metering, c.Tenant, now)
+	own := e.Index.Override(c.Record)
+	if !own.In(now) {
+		own = nil
 	}
+	if h.meter.light && terms.light && own == nil && brought == nil {
+		x := newTallied(terms)
+		if c.Reason == access.Allowed {
+			x.tally.length = max(r.ContentLength, 0)
+			c.Reason = h.name(r, x.tally, nil)
+		}
+		return x
+	}
+	x := newBilled(h, e, terms)
+	b := x.bill
+	b.brought, b.own = brought, own
 	if c.Reason != access.Allowed {
-		return b
+		return x
 	}
-	reason := b.name(r)
+	b.length = max(r.ContentLength, 0)
+	reason := h.name(r, x.tally, b)
 	if reason == access.Allowed {
 		reason = b.enter(c)
 	}
 	if reason == access.Allowed {
-		reason = b.take(r, c, now)
+		reason = b.take(c, now)
 	}
-	if reason == access.Allowed {
-		b.start()
-	} else {
+	if b.admitted = reason == access.Allowed; !b.admitted {
 		b.leave()
 		c.Reason = reason
 	}
-	return b
+	return x
 }
 
-// name finds the name of the request and its price.
-func (b *bill) name(r *http.Request) access.Reason {
+// name finds the name of the request and, if it has a bill, its price.
+func (h *Handler) name(r *http.Request, t *tally, b *bill) access.Reason {
 	if r.Method == http.MethodConnect {
 		defer gate.ShowGet(r)()
 	}
-	for i := range b.h.meter.routes {
-		rule := &b.h.meter.routes[i]
+	for i := range h.meter.routes {
+		rule := &h.meter.routes[i]
 		if ok, err := matches(rule.match, r); err != nil {
 			return access.Unavailable
 		} else if ok {
-			b.route = rule.name
+			t.route = rule.name
 			break
 		}
 	}
-	for i := range b.h.meter.charges {
-		rule := &b.h.meter.charges[i]
+	if b == nil {
+		return access.Allowed
+	}
+	for i := range h.meter.charges {
+		rule := &h.meter.charges[i]
 		if ok, err := matches(rule.match, r); err != nil {
 			return access.Unavailable
 		} else if ok {
@@ -101,8 +114,7 @@ func matches(m gate.Match, r *http.Request) (bool, error) {
 }
 
 // take charges credits and quotas.
-func (b *bill) take(r *http.Request, c *gate.Call, now int64) access.Reason {
-	b.length = max(r.ContentLength, 0)
+func (b *bill) take(c *gate.Call, now int64) access.Reason {
 	key := b.h.app.keyPayer(b.m, b.own, b.terms.plan, c.Record.ID)
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
@@ -115,7 +127,7 @@ func (b *bill) take(r *http.Request, c *gate.Call, now int64) access.Reason {
 	if b.h.app.serve || b.m.Counters.Risk() == nil {
 		refusal = b.m.Ledger.ChargeAt(now, b.receipt, b.terms.payer, key, b.taken, credit.Units{credit.Requests: 1, credit.BytesIn: b.length})
 	}
-	b.tally(key, &refusal)
+	b.became(key, &refusal)
 	switch refusal.Reason {
 	case credit.Charged:
 		return access.Allowed
@@ -134,16 +146,20 @@ func (b *bill) take(r *http.Request, c *gate.Call, now int64) access.Reason {
 }
 
 // observe notes whether a rule that is only observed would have refused.
-func (b *bill) observe(r *http.Request, c *gate.Call) {
-	if !b.admitted {
+func (x *exchange) observe(r *http.Request, c *gate.Call) {
+	if c.Reason != access.Allowed {
 		return
 	}
-	if g := b.h.observer; g != nil && g.Observe(&b.e.State, r, c) != access.Allowed {
-		b.observed = true
+	if g := x.h.observer; g != nil && g.Observe(&x.engine.State, r, c) != access.Allowed {
+		x.tally.observed = true
 	}
-	if !b.terms.observes {
-		return
+	if x.tally.terms.observes {
+		x.bill.observe(c)
 	}
+}
+
+// observe notes whether terms that are only observed would have refused.
+func (b *bill) observe(c *gate.Call) {
 	real := b.terms.real
 	if b.taken == 0 { // an empty purse lets it through
 		real = &credit.Terms{Quotas: real.Quotas}
@@ -157,46 +173,59 @@ func (b *bill) observe(r *http.Request, c *gate.Call) {
 	}
 }
 
-// finish settles the bill when the request has ended.
-func (b *bill) finish(c *gate.Call) {
+// settle counts the request, and ends its bill, when it has ended or panicked.
+func (x *exchange) settle() {
+	t := x.tally
+	s := rollup.Sample{BytesIn: max(t.length, t.in.Load()), BytesOut: t.out.Load(), Duration: x.took()}
+	status := int(t.status)
+	if x.bill != nil {
+		s.Credits = int64(x.bill.settle(x, &s))
+		status = x.bill.outcome()
+	}
+	x.count(rollup.ClassOf(status), s)
+}
+
+// settle ends the bill, and returns what the request is charged.
+func (b *bill) settle(x *exchange, s *rollup.Sample) access.Credits {
+	b.running.close()
+	b.end(x.Header())
+	if !x.done { // an error page will tell the client
+		b.headers(x.Header(), true)
+	}
 	b.leave()
-	took := b.took(c)
 	final := b.cost()
-	units := credit.Units{credit.Requests: 1, credit.BytesIn: max(b.length, b.in.Load()), credit.BytesOut: b.out.Load(),
-		credit.Seconds: int64((took + time.Second - 1) / time.Second)}
+	units := credit.Units{credit.Requests: 1, credit.BytesIn: s.BytesIn, credit.BytesOut: s.BytesOut,
+		credit.Seconds: int64((s.Duration + time.Second - 1) / time.Second)}
 	if err := b.receipt.Settle(final, units); err != nil {
 		b.h.app.meterTrouble(err)
 	}
 	if b.trusted && final > 0 {
 		b.terms.misled.Store(true)
 	}
-	b.total(c, final)
-	b.count(c, rollup.ClassOf(b.outcome()), rollup.Sample{Credits: int64(final), BytesIn: units[credit.BytesIn], BytesOut: units[credit.BytesOut], Duration: took})
+	b.total(&x.Call, final)
+	return final
 }
 
-// refused counts a request that was not let in.
-func (b *bill) refused(c *gate.Call) {
-	b.count(c, rollup.Refused, rollup.Sample{Duration: b.took(c)})
-}
-
-func (b *bill) count(c *gate.Call, class rollup.Class, s rollup.Sample) {
-	if c.Record == nil || c.Tenant == nil {
+// count counts the request, which belongs to a key.
+func (x *exchange) count(class rollup.Class, s rollup.Sample) {
+	if x.Record == nil || x.Tenant == nil {
 		return
 	}
-	series := rollup.Series{Tenant: c.Tenant.ID, Key: c.Record.ID, Route: b.route, Class: class}
-	if b.observed {
-		b.m.Totals.Observed.Add(1)
+	m := x.h.app.metering
+	series := rollup.Series{Tenant: x.Tenant.ID, Key: x.Record.ID, Route: x.tally.route, Class: class}
+	if x.tally.observed {
+		m.Totals.Observed.Add(1)
 		series.Flags = rollup.Observed
 	}
-	if b.bypassed() {
+	if x.bill != nil && x.bill.bypassed() {
 		series.Flags |= rollup.Bypassed
 	}
-	b.m.Usage.Record(b.e.Wall(c.Started+int64(s.Duration)).Unix(), series, s)
+	m.Usage.Record(x.engine.Wall(x.Started+int64(s.Duration)).Unix(), series, s)
 }
 
 // took is how long the request has been under way.
-func (b *bill) took(c *gate.Call) time.Duration {
-	return time.Duration(max(b.e.Limiter.Now()-c.Started, 0))
+func (x *exchange) took() time.Duration {
+	return time.Duration(max(x.engine.Limiter.Now()-x.Started, 0))
 }
 
 // tell takes the final cost out of a header.
@@ -243,6 +272,7 @@ func (a *App) termsOf(m *engine.Metering, t *index.Tenant, now int64) *tenantTer
 		}
 	}
 	tt := a.newTerms(m, t, now)
+	tt.light = tt.payer.Terms == nil && tt.perKey.most == 0 && tt.perTenant.most == 0 && !tt.observes && !tt.credits
 	tt.misled.Store(misled)
 	v := any(tt)
 	t.Terms.Store(&v)

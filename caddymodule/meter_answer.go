@@ -58,7 +58,7 @@ func (f *usageFields) number(n int64) []string {
 
 // identify gives the request an id, which the API and the client get.
 func (b *bill) identify(r *http.Request, repl *caddy.Replacer) {
-	if b.fields == nil || repl == nil {
+	if b == nil || b.fields == nil || repl == nil {
 		return
 	}
 	if v, ok := repl.GetString("http.request.uuid"); ok {
@@ -70,51 +70,53 @@ func (b *bill) identify(r *http.Request, repl *caddy.Replacer) {
 // statusClientGone is what Caddy's proxy writes for a client that has gone.
 const statusClientGone = 499
 
-// watch notes what the API is asked, which is after the request was cleaned, and
-// counts the bytes of a body of unknown length. connection is false if the
+// watch counts the bytes of a body of unknown length, and notes what the API is
+// asked, which is after the request was cleaned. connection is false if the
 // request had no header about the connection.
-func (b *bill) watch(r *http.Request, connection bool) {
-	b.let = r
-	tunnel := false
-	if r.ProtoMajor > 1 { // only there a header can have that name
-		_, tunnel = r.Header[":protocol"]
+func (x *exchange) watch(r *http.Request, connection bool) {
+	if b := x.bill; b != nil {
+		b.let = r
+		tunnel := false
+		if r.ProtoMajor > 1 { // only there a header can have that name
+			_, tunnel = r.Header[":protocol"]
+		}
+		b.upgrade = tunnel || connection && len(r.Header["Upgrade"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade")
 	}
-	b.upgrade = tunnel || connection && len(r.Header["Upgrade"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade")
 	if r.ContentLength < 0 && r.Body != nil && r.Body != http.NoBody {
-		r.Body = &countedBody{r.Body, b}
+		r.Body = &countedBody{r.Body, x.tally}
 	}
 }
 
 // countedBody counts what is read of a body.
 type countedBody struct {
 	io.ReadCloser
-	b *bill
+	t *tally
 }
 
 // Read implements io.Reader.
 func (c *countedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
-	c.b.in.Add(int64(n))
+	c.t.in.Add(int64(n))
 	return n, err
 }
 
 // countedConn counts what goes over a connection after an upgrade.
 type countedConn struct {
 	net.Conn
-	b *bill
+	t *tally
 }
 
 // Read implements net.Conn.
 func (c *countedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	c.b.in.Add(int64(n))
+	c.t.in.Add(int64(n))
 	return n, err
 }
 
 // Write implements net.Conn.
 func (c *countedConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
-	c.b.out.Add(int64(n))
+	c.t.out.Add(int64(n))
 	return n, err
 }
 
@@ -143,8 +145,11 @@ func (b *bill) answered(status int) {
 	if b.running.spent() {
 		return // the end was ours
 	}
-	b.status, b.gone = uint16(min(max(status, 0), math.MaxUint16)), status == statusClientGone && b.let.Context().Err() != nil
+	b.tally.answered(status)
+	b.gone = status == statusClientGone && b.let.Context().Err() != nil
 }
+
+func (t *tally) answered(status int) { t.status = uint16(min(max(status, 0), math.MaxUint16)) }
 
 // end takes the cost out of the trailers.
 func (b *bill) end(h http.Header) {
@@ -159,10 +164,10 @@ func (b *bill) end(h http.Header) {
 // one another. Before the bill is settled, what will be given back counts as
 // left.
 func (b *bill) headers(h http.Header, open bool) {
-	f := b.fields
-	if f == nil {
+	if b == nil || b.fields == nil {
 		return
 	}
+	f := b.fields
 	if b.id != "" {
 		h["X-Request-Id"] = f.value(b.id)
 	}
@@ -236,18 +241,12 @@ func (x *exchange) unwritten(err error) {
 	if errors.As(err, &he) && he.StatusCode != 0 {
 		status = he.StatusCode
 	}
+	if x.bill == nil {
+		x.tally.answered(status)
+		return
+	}
 	if x.h.byok != nil { // its own key is no less its own for that
 		x.brought.answered(x.Header(), x.h.UsageHeaders, x.bill.running.spent())
 	}
 	x.bill.answered(status)
-}
-
-// settle ends the bill, also when the request ended in a panic.
-func (x *exchange) settle() {
-	x.bill.running.close()
-	x.bill.end(x.Header())
-	if !x.done { // an error page will tell the client
-		x.bill.headers(x.Header(), true)
-	}
-	x.bill.finish(&x.Call)
 }

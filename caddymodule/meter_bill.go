@@ -15,15 +15,26 @@ import (
 // the plan's and the gate's, of key and tenant each.
 const maxFlights = 4
 
-// bill is what an admitted request is charged. Metering allocates nothing else,
-// but for bounds of requests at one time.
+// tally is what is counted of an admitted request, whatever it costs.
+type tally struct {
+	terms    *tenantTerms
+	route    string
+	length   int64        // of the request's body as announced; 0 if it was not
+	in       atomic.Int64 // read of the body, which the proxy may do still when the answer is over
+	out      atomic.Int64 // likewise, of a tunnel
+	status   uint16
+	observed bool // something observed would have refused it
+}
+
+// bill is what an admitted request is charged, and what its key is told of its
+// usage. A request for which that is nothing has none. Metering allocates
+// nothing but tally and bill, except for bounds of requests at one time.
 type bill struct {
+	*tally
 	x       *exchange // of the request, once it is let in; its memory is the bill's
 	h       *Handler
 	m       *engine.Metering
-	terms   *tenantTerms
 	receipt *credit.Receipt // nil: nobody pays
-	length  int64           // of the request's body as announced; 0 if it was not
 	price   access.Credits
 	taken   access.Credits // of the price, before the request goes on
 	final   access.Credits // what the API says it cost, if told
@@ -32,21 +43,16 @@ type bill struct {
 	own     *access.Override // of the key, if one is in force
 	brought *brought         // nil without provider keys
 	running *running         // nil unless the API may report a running cost
-	route   string
-	flights *flights      // nil: there are none
-	let     *http.Request // the request, once it is let in
-	in      atomic.Int64  // read of the body, which the proxy may do still when the answer is over
-	out     atomic.Int64  // likewise, of a tunnel
-	id      string        // X-Request-Id
-	fields  *usageFields  // nil: usage is not answered
-	status  uint16
+	flights *flights         // nil: there are none
+	let     *http.Request    // the request, once it is let in
+	id      string           // X-Request-Id
+	fields  *usageFields     // nil: usage is not answered
 
 	told     bool // the API told final
 	trusted  bool // nothing was taken: a provider key of the caller's goes along
-	observed bool // something observed would have refused it
 	upgrade  bool // the API is asked for another protocol
 	gone     bool // the client went before the answer
-	admitted bool // it counts as under way
+	admitted bool // it goes to the API
 	sold     bool // credits were charged
 }
 
@@ -56,38 +62,55 @@ type flights struct {
 	n    int
 }
 
-// newBill makes a bill, in one piece with the exchange of the request, and with
-// the receipt and the room for what it will answer, if it needs them.
-func newBill(h *Handler, e *engine.Engine, terms *tenantTerms) *bill {
+// newTallied makes an exchange with a tally, in one piece.
+func newTallied(terms *tenantTerms) *exchange {
+	all := new(struct {
+		exchange
+		tally
+	})
+	all.exchange.tally = &all.tally
+	all.tally.terms = terms
+	return &all.exchange
+}
+
+// newBilled makes an exchange with tally and bill in one piece, and with the
+// receipt and the room for what it will answer, if it needs them.
+func newBilled(h *Handler, e *engine.Engine, terms *tenantTerms) *exchange {
+	var x *exchange
+	var t *tally
 	var b *bill
 	switch {
 	case h.meter.answers(terms):
 		all := new(struct {
 			exchange
+			tally
 			bill
 			charged credit.Receipt
 			room    usageFields
 		})
-		b = &all.bill
-		b.x, b.receipt, b.fields = &all.exchange, &all.charged, &all.room
+		x, t, b = &all.exchange, &all.tally, &all.bill
+		b.receipt, b.fields = &all.charged, &all.room
 	case terms.payer.Terms != nil:
 		all := new(struct {
 			exchange
+			tally
 			bill
 			charged credit.Receipt
 		})
-		b = &all.bill
-		b.x, b.receipt = &all.exchange, &all.charged
+		x, t, b = &all.exchange, &all.tally, &all.bill
+		b.receipt = &all.charged
 	default:
 		all := new(struct {
 			exchange
+			tally
 			bill
 		})
-		b = &all.bill
-		b.x = &all.exchange
+		x, t, b = &all.exchange, &all.tally, &all.bill
 	}
-	b.h, b.m, b.e, b.terms = h, h.app.metering, e, terms
-	return b
+	t.terms = terms
+	x.tally, x.bill = t, b
+	b.tally, b.x, b.h, b.m, b.e = t, x, h, h.app.metering, e
+	return x
 }
 
 // enter counts the request among those at one time.

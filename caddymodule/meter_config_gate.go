@@ -40,6 +40,7 @@ type meter struct {
 	flights      []flightRule
 	routes       []routeRule // the first that matches decides; none: no name
 	usageHeaders string      // on, off, or "": as the key's plan has credits
+	light        bool        // the gate itself has nothing but routes
 }
 
 // chargeRule is the price of requests. A nil match is about all.
@@ -111,6 +112,7 @@ func (h *Handler) provisionMeter(ctx caddy.Context) error {
 	if len(h.app.meterPlans) > 0 || len(m.charges) > 0 || len(m.flights) > 0 || len(m.routes) > 0 || m.usageHeaders == "on" {
 		h.meter = m
 	}
+	m.light = len(m.charges) == 0 && m.header == "" && len(m.flights) == 0 && m.usageHeaders != "on"
 	return nil
 }
 

@@ -62,8 +62,8 @@ func (b *bill) spent(c *gate.Call) {
 	}
 }
 
-// tally counts what became of a charge.
-func (b *bill) tally(key credit.Payer, refusal *credit.Refusal) {
+// became counts what became of a charge.
+func (b *bill) became(key credit.Payer, refusal *credit.Refusal) {
 	t := &b.m.Totals
 	switch refusal.Reason {
 	case credit.Charged:
@@ -77,18 +77,8 @@ func (b *bill) tally(key credit.Payer, refusal *credit.Refusal) {
 	}
 }
 
-// start counts an admitted request as under way.
-func (b *bill) start() {
-	b.admitted = true
-	b.m.Totals.InFlight.Add(1)
-}
-
 // total counts the end of a request.
 func (b *bill) total(c *gate.Call, final access.Credits) {
-	if b.admitted {
-		b.admitted = false
-		b.m.Totals.InFlight.Add(-1)
-	}
 	if b.sold {
 		b.sold = false
 		b.m.Totals.Settle(int64(b.taken), int64(final))

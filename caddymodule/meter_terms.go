@@ -21,6 +21,7 @@ type tenantTerms struct {
 	perKey    flightLimit
 	perTenant flightLimit
 	credits   bool          // the plan has credits: usage headers by default
+	light     bool          // requests are neither charged nor bounded nor observed
 	seen      atomic.Uint32 // the round of watchCredits that knows of it
 	observes  bool          // real is less than what is enforced
 	misled    atomic.Bool   // a provider key of the tenant's turned out not to be used

@@ -25,7 +25,7 @@ var (
 
 	descCredits  = desc("credits_total", "Credits that requests were charged, that were given back, and that were refused.", "op")
 	descQuotas   = desc("quota_refusals_total", "Requests that a quota refused.")
-	descInFlight = desc("requests_in_flight", "Admitted requests under way at gates that meter.")
+	descInFlight = desc("requests_in_flight", "Admitted requests with a key that are under way.")
 	descObserved = desc("observed_total", "Requests that rules which are only observed would have refused.")
 	descCounters = desc("counters", "Slots in use in the file of counters.")
 	descFailing  = desc("counters_failing", "Whether the file of counters is in trouble: 1 or 0.")
@@ -73,6 +73,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for i, result := range [...]string{engine.VerdictValid: "valid", engine.VerdictInvalid: "invalid", engine.VerdictUnknown: "unknown"} {
 		ch <- prometheus.MustNewConstMetric(descVerified, prometheus.CounterValue, float64(e.Counts.Verified[i].Load()), result)
 	}
+	ch <- prometheus.MustNewConstMetric(descInFlight, prometheus.GaugeValue, float64(e.Streams.Count()))
 	if m := c.app.metering; m != nil { // set before the engine was
 		collectMetering(ch, m)
 	}
@@ -96,7 +97,6 @@ func collectMetering(ch chan<- prometheus.Metric, m *engine.Metering) {
 		now  float64
 	}{
 		{descQuotas, prometheus.CounterValue, float64(t.Quota.Load())},
-		{descInFlight, prometheus.GaugeValue, float64(t.InFlight.Load())},
 		{descObserved, prometheus.CounterValue, float64(t.Observed.Load())},
 		{descCounters, prometheus.GaugeValue, float64(m.Counters.Len())},
 		{descFailing, prometheus.GaugeValue, failing},

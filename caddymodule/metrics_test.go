@@ -45,7 +45,7 @@ func (g *gateway) settled() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	eventually(g.t, "all bills settled", func() bool { return app.metering.Totals.InFlight.Load() == 0 })
+	eventually(g.t, "all bills settled", func() bool { return app.engine.Load().Streams.Count() == 0 })
 }
 
 func TestMetricsOfMetering(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	rollup "github.com/keytoll/keytoll/caddymodule/internal/usage"
 )
 
 // lingerFor is how long the connection of a refused request may still send its
@@ -102,7 +103,7 @@ func (h *Handler) challenge(c access.Challenge) []string {
 }
 
 // refuse answers a request that is not let in.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, b *bill) error {
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, asks *gate.Asks, x *exchange) error {
 	if h.logged(r) || h.Errors == "caddy" {
 		h.describe(r, *c)
 	}
@@ -118,13 +119,14 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, a
 	if c.Reason == access.RateLimited {
 		h.headers.set(h.app.engine.Load(), header, c, asks)
 	}
-	if b != nil {
+	if x != nil {
 		if !deadKey(c.Reason) {
 			repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-			b.identify(r, repl)
-			b.headers(header, false)
+			x.bill.identify(r, repl)
+			x.bill.headers(header, false)
 		}
-		b.refused(c)
+		x.of(h, h.app.engine.Load(), c)
+		x.count(rollup.Refused, rollup.Sample{Duration: x.took()})
 	}
 	if h.Errors == "caddy" {
 		return caddyhttp.HandlerError{StatusCode: h.answers[c.Reason].status, Err: errors.New(c.Reason.Answer().Code)}

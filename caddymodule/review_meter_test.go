@@ -197,15 +197,15 @@ func TestUsageIsOfTheEnd(t *testing.T) {
 	_, key := b.key(hourly(1000))
 	app := b.handler.app
 	started := time.Now()
-	var bill *bill
+	var counted *tally
 	_ = b.handler.ServeHTTP(nullWriter{http.Header{}}, b.request(key), caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
-		bill = w.(*exchange).bill
+		counted = w.(*exchange).tally
 		w.(*exchange).Started -= int64(2 * time.Hour)
 		w.WriteHeader(200)
 		return nil
 	}))
-	if bill == nil {
-		t.Fatal("no bill")
+	if counted == nil {
+		t.Fatal("it is not counted")
 	}
 	points, err := app.metering.Usage.Query(t.Context(), rollup.Filter{}, started.Add(-3*time.Hour), started.Add(-time.Hour), rollup.Minute, 0)
 	if err != nil || len(points) != 0 {

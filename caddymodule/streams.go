@@ -16,7 +16,7 @@ var errKeyGone = errors.New("the key of this request is no longer good")
 
 // pass hands a request to the API. If its key goes meanwhile, the request ends
 // within a second, whatever it is: a long download, a stream of events, an
-// upgraded connection.
+// upgraded connection. Whoever calls it sees to abort.
 func (x *exchange) pass(r *http.Request, next caddyhttp.Handler) error {
 	if x.Record == nil || x.h.brief {
 		return next.ServeHTTP(x, r)
@@ -30,12 +30,11 @@ func (x *exchange) pass(r *http.Request, next caddyhttp.Handler) error {
 		r = r.WithContext(ctx)
 	}
 	x.engine.Streams.Add(&x.stream, &x.Call, x)
-	defer x.abort()
 	x.offerReport(r)
 	return next.ServeHTTP(x, r)
 }
 
-// abort ends the registration. A request that was ended takes its connection
+// abort ends the registration that pass made, if any. A request that was ended takes its connection
 // with it: what was sent must not look complete, and the deadline that ended it
 // must not hit the connection's next request.
 func (x *exchange) abort() {
@@ -99,9 +98,9 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if x.ended.Load() {
 		_ = conn.Close()
 	}
-	if x.bill != nil {
-		x.bill.in.Add(int64(rw.Reader.Buffered()))
-		return &countedConn{conn, x.bill}, rw, nil
+	if x.tally != nil {
+		x.tally.in.Add(int64(rw.Reader.Buffered()))
+		return &countedConn{conn, x.tally}, rw, nil
 	}
 	return conn, rw, nil
 }

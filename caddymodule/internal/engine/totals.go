@@ -10,7 +10,6 @@ type Totals struct {
 	Refused  atomic.Int64  // micro-credits asked for by requests that were refused for want of them
 	Quota    atomic.Uint64 // requests refused by a quota
 	Observed atomic.Uint64 // requests that an observed rule would have refused
-	InFlight atomic.Int64  // admitted requests under way
 }
 
 // Settle counts the difference between what was charged and what a request
