@@ -319,8 +319,8 @@ func TestPlanChangesByReload(t *testing.T) {
 // Early data may be sent again by anybody: what costs something is put off, what
 // is free is not.
 func TestEarlyDataIsNotCharged(t *testing.T) {
-	b := &bill{tally: &tally{terms: noTerms}, h: new(Handler)}
-	b.h.meter = &meter{charges: []chargeRule{{nil, credits}}}
+	b := &bill{tally: tally{terms: noTerms}, x: &exchange{h: new(Handler)}}
+	b.x.h.meter = &meter{charges: []chargeRule{{nil, credits}}}
 	r := httptest.NewRequest("GET", "/", nil)
 	for _, tt := range []struct {
 		early bool
@@ -328,8 +328,8 @@ func TestEarlyDataIsNotCharged(t *testing.T) {
 		want  access.Reason
 	}{{true, credits, access.TooEarly}, {true, 0, access.Allowed}, {false, credits, access.Allowed}} {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: !tt.early}
-		b.price, b.h.meter.charges[0].price = 0, tt.price
-		if got := b.h.name(r, b.tally, b); got != tt.want {
+		b.price, b.x.h.meter.charges[0].price = 0, tt.price
+		if got := b.x.h.name(r, &b.tally, b); got != tt.want {
 			t.Errorf("early %v, price %s: %s, want %s", tt.early, tt.price, got, tt.want)
 		}
 	}

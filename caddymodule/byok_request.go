@@ -232,11 +232,11 @@ func (x *brought) provider() string {
 // credits like that, or those of the key, is trusted no longer. Nor is the
 // name of the provider then: the API may use a key of its own all the same.
 func (b *bill) reserve(key credit.Payer) access.Credits {
-	likely, sure := b.brought.presumed()
+	likely, sure := b.x.brought.presumed()
 	if !likely {
 		return b.price
 	}
-	if (b.price > 0 || b.h.meter.report != "") && (!sure || b.terms.misled.Load()) && (b.overdrawn(b.terms.payer) || b.overdrawn(key)) {
+	if (b.price > 0 || b.x.h.meter.report != "") && (!sure || b.terms.misled.Load()) && (b.overdrawn(b.terms.payer) || b.overdrawn(key)) {
 		return b.price
 	}
 	b.trusted = true
@@ -245,10 +245,10 @@ func (b *bill) reserve(key credit.Payer) access.Credits {
 
 // overdrawn reports whether who pays used more than there was.
 func (b *bill) overdrawn(who credit.Payer) bool {
-	balance, err := b.m.Ledger.Balance(who)
+	balance, err := b.metering().Ledger.Balance(who)
 	return err != nil || balance.Limited && balance.Overage > 0
 }
 
 // bypassed reports whether the request went without credits because a provider
 // key of the caller's was used.
-func (b *bill) bypassed() bool { return b.brought != nil && b.brought.bypass }
+func (b *bill) bypassed() bool { return b.x.brought != nil && b.x.brought.bypass }

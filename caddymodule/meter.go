@@ -44,17 +44,17 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 	}
 	x := newBilled(h, e, terms)
 	b := x.bill
-	b.brought, b.own = brought, own
+	x.brought = brought
 	if c.Reason != access.Allowed {
 		return x
 	}
 	b.length = max(r.ContentLength, 0)
 	reason := h.name(r, x.tally, b)
 	if reason == access.Allowed {
-		reason = b.enter(c)
+		reason = b.enter(c, own)
 	}
 	if reason == access.Allowed {
-		reason = b.take(c, now)
+		reason = b.take(c, own, now)
 	}
 	if b.admitted = reason == access.Allowed; !b.admitted {
 		b.leave()
@@ -97,7 +97,7 @@ func (h *Handler) name(r *http.Request, t *tally, b *bill) access.Reason {
 
 // counts reports whether the request may be charged anything.
 func (b *bill) counts() bool {
-	return b.price > 0 || b.h.meter.header != "" || b.h.meter.report != "" || b.terms.real != nil && len(b.terms.real.Quotas) > 0
+	return b.price > 0 || b.x.h.meter.header != "" || b.x.h.meter.report != "" || b.terms.real != nil && len(b.terms.real.Quotas) > 0
 }
 
 // early reports whether a request is TLS early data, here or at a proxy before
@@ -114,18 +114,16 @@ func matches(m gate.Match, r *http.Request) (bool, error) {
 }
 
 // take charges credits and quotas.
-func (b *bill) take(c *gate.Call, now int64) access.Reason {
-	key := b.h.app.keyPayer(b.m, b.own, b.terms.plan, c.Record.ID)
+func (b *bill) take(c *gate.Call, own *access.Override, now int64) access.Reason {
+	key := b.x.h.app.keyPayer(b.metering(), own, b.terms.plan, c.Record.ID)
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
 	}
-	if b.receipt == nil {
-		b.receipt = new(credit.Receipt) // the key alone pays
-	}
-	b.taken = b.reserve(key)
+	b.receipt = receipts.Get().(*credit.Receipt)
+	taken := b.reserve(key)
 	refusal := credit.Refusal{Reason: credit.Failed}
-	if b.h.app.serve || b.m.Counters.Risk() == nil {
-		refusal = b.m.Ledger.ChargeAt(now, b.receipt, b.terms.payer, key, b.taken, credit.Units{credit.Requests: 1, credit.BytesIn: b.length})
+	if b.x.h.app.serve || b.metering().Counters.Risk() == nil {
+		refusal = b.metering().Ledger.ChargeAt(now, b.receipt, b.terms.payer, key, taken, credit.Units{credit.Requests: 1, credit.BytesIn: b.length})
 	}
 	b.became(key, &refusal)
 	switch refusal.Reason {
@@ -138,8 +136,8 @@ func (b *bill) take(c *gate.Call, now int64) access.Reason {
 		c.CreditsNeeded, c.CreditsAvailable = refusal.Needed.Ceil(), refusal.Available.Floor()
 		return access.NoCredits
 	}
-	b.e.Counts.StoreErrors.Add(1)
-	if b.h.app.serve {
+	b.x.engine.Counts.StoreErrors.Add(1)
+	if b.x.h.app.serve {
 		return access.Allowed
 	}
 	return access.Unavailable
@@ -161,15 +159,19 @@ func (x *exchange) observe(r *http.Request, c *gate.Call) {
 // observe notes whether terms that are only observed would have refused.
 func (b *bill) observe(c *gate.Call) {
 	real := b.terms.real
-	if b.taken == 0 { // an empty purse lets it through
+	if b.taken() == 0 { // an empty purse lets it through
 		real = &credit.Terms{Quotas: real.Quotas}
 	}
-	if b.m.Over(b.terms.payer, real) {
+	if b.metering().Over(b.terms.payer, real) {
 		b.observed = true
 	}
-	if p := b.terms.plan; p.creditsObserve && b.taken > 0 && b.own != nil && b.own.Credits > 0 {
-		key := b.h.app.keyTermsOf(b.m, b.own, p, c.Record.ID)
-		b.observed = b.observed || b.m.Over(key.payer, key.real)
+	if p := b.terms.plan; p.creditsObserve && b.taken() > 0 {
+		own := b.x.engine.Index.Override(c.Record)
+		if !own.In(b.x.engine.Wall(c.Started).Unix()) || own.Credits == 0 {
+			return
+		}
+		key := b.x.h.app.keyTermsOf(b.metering(), own, p, c.Record.ID)
+		b.observed = b.observed || b.metering().Over(key.payer, key.real)
 	}
 }
 
@@ -187,8 +189,10 @@ func (x *exchange) settle() {
 
 // settle ends the bill, and returns what the request is charged.
 func (b *bill) settle(x *exchange, s *rollup.Sample) access.Credits {
-	b.running.close()
-	b.end(x.Header())
+	if x.h.meter.told() {
+		b.running.close()
+		b.end(x.Header())
+	}
 	if !x.done { // an error page will tell the client
 		b.headers(x.Header(), true)
 	}
@@ -196,8 +200,12 @@ func (b *bill) settle(x *exchange, s *rollup.Sample) access.Credits {
 	final := b.cost()
 	units := credit.Units{credit.Requests: 1, credit.BytesIn: s.BytesIn, credit.BytesOut: s.BytesOut,
 		credit.Seconds: int64((s.Duration + time.Second - 1) / time.Second)}
-	if err := b.receipt.Settle(final, units); err != nil {
-		b.h.app.meterTrouble(err)
+	if b.receipt != nil {
+		if err := b.receipt.Settle(final, units); err != nil {
+			b.x.h.app.meterTrouble(err)
+		}
+		receipts.Put(b.receipt) // closed, and no report comes any more
+		b.receipt = nil
 	}
 	if b.trusted && final > 0 {
 		b.terms.misled.Store(true)
@@ -241,7 +249,7 @@ func (b *bill) tell(h http.Header, name string) {
 			return
 		}
 	}
-	b.h.app.meterTrouble(errBadCost)
+	b.x.h.app.meterTrouble(errBadCost)
 }
 
 var errBadCost = errors.New("the API told a cost that is no amount of credits, or several: what was reserved stands")

@@ -32,6 +32,7 @@ func (m *meter) answers(terms *tenantTerms) bool {
 // usageFields is the room for the header values of a bill: those of the id, up
 // and down, and three numbers of 12 digits. What is more takes room elsewhere.
 type usageFields struct {
+	id      string // X-Request-Id
 	values  [5]string
 	text    [3 * 12]byte
 	nvalues uint8
@@ -62,7 +63,7 @@ func (b *bill) identify(r *http.Request, repl *caddy.Replacer) {
 		return
 	}
 	if v, ok := repl.GetString("http.request.uuid"); ok {
-		b.id = v
+		b.fields.id = v
 		r.Header["X-Request-Id"] = b.fields.value(v)
 	}
 }
@@ -131,13 +132,15 @@ func (c *countedConn) CloseWrite() error {
 // begin takes the cost out of the final headers and sets ours.
 func (b *bill) begin(h http.Header, status int) {
 	b.answered(status)
-	if name := b.h.meter.header; name != "" {
-		b.tell(h, name)
-		removeToken(h, "Trailer", name)
+	if m := b.x.h.meter; m.told() {
+		if m.header != "" {
+			b.tell(h, m.header)
+			removeToken(h, "Trailer", m.header)
+		}
+		b.conceal(h)
+		b.running.known(b.bypassed())
 	}
-	b.conceal(h)
 	b.headers(h, true)
-	b.running.known(b.bypassed())
 }
 
 // answered notes how the request was answered.
@@ -153,7 +156,7 @@ func (t *tally) answered(status int) { t.status = uint16(min(max(status, 0), mat
 
 // end takes the cost out of the trailers.
 func (b *bill) end(h http.Header) {
-	if name := b.h.meter.header; name != "" {
+	if name := b.x.h.meter.header; name != "" {
 		b.tell(h, name)
 		b.tell(h, http.TrailerPrefix+name)
 	}
@@ -168,13 +171,13 @@ func (b *bill) headers(h http.Header, open bool) {
 		return
 	}
 	f := b.fields
-	if b.id != "" {
-		h["X-Request-Id"] = f.value(b.id)
+	if f.id != "" {
+		h["X-Request-Id"] = f.value(f.id)
 	}
 	if b.terms.payer.Terms == nil || b.terms.payer.Terms.Credits == nil {
 		return
 	}
-	balance, err := b.m.Ledger.Balance(b.terms.payer)
+	balance, err := b.metering().Ledger.Balance(b.terms.payer)
 	if err != nil || !balance.Limited {
 		return
 	}
@@ -220,7 +223,7 @@ func (b *bill) cost() access.Credits {
 		return b.running.total(b.price)
 	case b.bypassed():
 		return 0
-	case class < 1 || class > 5 || !b.h.meter.status[class] || b.gone:
+	case class < 1 || class > 5 || !b.x.h.meter.status[class] || b.gone:
 		return 0
 	case b.upgrade && b.status >= http.StatusMultipleChoices: // refused; an API that ignores the wish has been used
 		return 0

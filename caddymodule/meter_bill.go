@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"net/http"
+	"sync"
 	"sync/atomic"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -30,26 +31,19 @@ type tally struct {
 // usage. A request for which that is nothing has none. Metering allocates
 // nothing but tally and bill, except for bounds of requests at one time.
 type bill struct {
-	*tally
-	x       *exchange // of the request, once it is let in; its memory is the bill's
-	h       *Handler
-	m       *engine.Metering
+	tally
+	x       *exchange       // of the request; its memory is the bill's
 	receipt *credit.Receipt // nil: nobody pays
 	price   access.Credits
-	taken   access.Credits // of the price, before the request goes on
 	final   access.Credits // what the API says it cost, if told
 
-	e       *engine.Engine
-	own     *access.Override // of the key, if one is in force
-	brought *brought         // nil without provider keys
-	running *running         // nil unless the API may report a running cost
-	flights *flights         // nil: there are none
-	let     *http.Request    // the request, once it is let in
-	id      string           // X-Request-Id
-	fields  *usageFields     // nil: usage is not answered
+	running *running      // nil unless the API may report a running cost
+	flights *flights      // nil: there are none
+	let     *http.Request // the request, once it is let in
+	fields  *usageFields  // nil: usage is not answered
 
 	told     bool // the API told final
-	trusted  bool // nothing was taken: a provider key of the caller's goes along
+	trusted  bool // nothing is taken before the request goes on: a provider key of the caller's goes along
 	upgrade  bool // the API is asked for another protocol
 	gone     bool // the client went before the answer
 	admitted bool // it goes to the API
@@ -73,54 +67,58 @@ func newTallied(terms *tenantTerms) *exchange {
 	return &all.exchange
 }
 
-// newBilled makes an exchange with tally and bill in one piece, and with the
-// receipt and the room for what it will answer, if it needs them.
+// receipts are those of requests that have ended. They are the one part of a
+// bill that nobody can have kept: it is a third of the memory of a request.
+var receipts = sync.Pool{New: func() any { return new(credit.Receipt) }}
+
+// newBilled makes an exchange with tally and bill in one piece, and with the room
+// for what it will answer, if it needs that.
 func newBilled(h *Handler, e *engine.Engine, terms *tenantTerms) *exchange {
 	var x *exchange
-	var t *tally
 	var b *bill
-	switch {
-	case h.meter.answers(terms):
+	if h.meter.answers(terms) {
 		all := new(struct {
 			exchange
-			tally
 			bill
-			charged credit.Receipt
-			room    usageFields
+			room usageFields
 		})
-		x, t, b = &all.exchange, &all.tally, &all.bill
-		b.receipt, b.fields = &all.charged, &all.room
-	case terms.payer.Terms != nil:
+		x, b = &all.exchange, &all.bill
+		b.fields = &all.room
+	} else {
 		all := new(struct {
 			exchange
-			tally
-			bill
-			charged credit.Receipt
-		})
-		x, t, b = &all.exchange, &all.tally, &all.bill
-		b.receipt = &all.charged
-	default:
-		all := new(struct {
-			exchange
-			tally
 			bill
 		})
-		x, t, b = &all.exchange, &all.tally, &all.bill
+		x, b = &all.exchange, &all.bill
 	}
-	t.terms = terms
-	x.tally, x.bill = t, b
-	b.tally, b.x, b.h, b.m, b.e = t, x, h, h.app.metering, e
+	x.h, x.engine, x.tally, x.bill = h, e, &b.tally, b
+	b.x, b.terms = x, terms
 	return x
 }
 
-// enter counts the request among those at one time.
-func (b *bill) enter(c *gate.Call) access.Reason {
+func (b *bill) metering() *engine.Metering { return b.x.h.app.metering }
+
+// taken is what of the price is taken before the request goes on, if anybody
+// pays.
+func (b *bill) taken() access.Credits {
+	if b.trusted {
+		return 0
+	}
+	return b.price
+}
+
+// enter counts the request among those at one time. own is the override of the
+// key that is in force, or nil.
+func (b *bill) enter(c *gate.Call, own *access.Override) access.Reason {
 	t := b.terms
-	if !b.fly(flightRule{t.ofKey(b.own), false}, flightsOfKey, c) || !b.fly(flightRule{t.perTenant, true}, flightsOfTenant, c) {
+	if most := t.ofKey(own); most.most != 0 && !b.fly(flightRule{most, false}, flightsOfKey, c) {
 		return access.ConcurrencyLimited
 	}
-	for i, rule := range b.h.meter.flights {
-		if !b.fly(rule, b.h.flightClass+uint64(i), c) {
+	if t.perTenant.most != 0 && !b.fly(flightRule{t.perTenant, true}, flightsOfTenant, c) {
+		return access.ConcurrencyLimited
+	}
+	for i, rule := range b.x.h.meter.flights {
+		if !b.fly(rule, b.x.h.flightClass+uint64(i), c) {
 			return access.ConcurrencyLimited
 		}
 	}
@@ -129,14 +127,11 @@ func (b *bill) enter(c *gate.Call) access.Reason {
 
 // fly counts the request under one bound, and reports whether there is room.
 func (b *bill) fly(rule flightRule, class uint64, c *gate.Call) bool {
-	if rule.most == 0 {
-		return true
-	}
 	subject := limit.Subject(c.Record.ID)
 	if rule.tenant {
 		subject = c.Tenant.Subject
 	}
-	f, ok := b.m.Enter(class, subject, int(rule.most))
+	f, ok := b.metering().Enter(class, subject, int(rule.most))
 	if !ok {
 		b.observed = b.observed || rule.observe
 		return rule.observe

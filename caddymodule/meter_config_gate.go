@@ -43,6 +43,9 @@ type meter struct {
 	light        bool        // the gate itself has nothing but routes
 }
 
+// told reports whether the API may tell what a request costs.
+func (m *meter) told() bool { return m.header != "" || m.report != "" }
+
 // chargeRule is the price of requests. A nil match is about all.
 type chargeRule struct {
 	match gate.Match

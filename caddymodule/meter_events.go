@@ -58,22 +58,22 @@ func (a *App) creditsLow(low rollup.ThresholdEvent, resets time.Time) {
 // It costs nanoseconds: all but the first in a minute find that out from seen.
 func (b *bill) spent(c *gate.Call) {
 	if c.Tenant != nil && b.terms.credits {
-		b.m.Watch.Touch(&b.terms.seen, c.Tenant.ID)
+		b.metering().Watch.Touch(&b.terms.seen, c.Tenant.ID)
 	}
 }
 
 // became counts what became of a charge.
 func (b *bill) became(key credit.Payer, refusal *credit.Refusal) {
-	t := &b.m.Totals
+	t := &b.metering().Totals
 	switch refusal.Reason {
 	case credit.Charged:
 		if b.sold = b.terms.credits || key.Terms != nil; b.sold {
-			t.Charged.Add(int64(b.taken))
+			t.Charged.Add(int64(b.taken()))
 		}
 	case credit.QuotaExceeded:
 		t.Quota.Add(1)
 	case credit.InsufficientCredits:
-		t.Refused.Add(int64(b.taken))
+		t.Refused.Add(int64(b.taken()))
 	}
 }
 
@@ -81,7 +81,7 @@ func (b *bill) became(key credit.Payer, refusal *credit.Refusal) {
 func (b *bill) total(c *gate.Call, final access.Credits) {
 	if b.sold {
 		b.sold = false
-		b.m.Totals.Settle(int64(b.taken), int64(final))
+		b.metering().Totals.Settle(int64(b.taken()), int64(final))
 		b.spent(c)
 	}
 }

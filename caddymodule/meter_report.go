@@ -102,17 +102,17 @@ type running struct {
 // The request must be registered with Streams: a report may end it.
 func (x *exchange) offerReport(r *http.Request) {
 	b := x.bill
-	if b == nil || b.h.meter.report == "" {
+	if b == nil || b.x.h.meter.report == "" {
 		return
 	}
 	c := &running{x: x, free: b.trusted}
 	var ok bool
-	if c.capability, ok = b.m.Reports.Open(c); !ok {
-		b.h.app.meterTrouble(errFullReports)
+	if c.capability, ok = b.metering().Reports.Open(c); !ok {
+		b.x.h.app.meterTrouble(errFullReports)
 		return
 	}
 	b.running = c
-	r.Header[b.h.meter.report] = []string{c.capability}
+	r.Header[b.x.h.meter.report] = []string{c.capability}
 }
 
 // Report implements engine.Reporter. The total is what the bill is settled for
@@ -128,7 +128,7 @@ func (c *running) Report(total access.Credits) (r engine.Reported, needed, avail
 		c.reported, c.highest = true, max(c.highest, total)
 		return engine.ReportTaken, 0, 0
 	}
-	err := b.receipt.Advance(b.e.Wall(b.e.Limiter.Now()).Unix(), total, credit.Units{})
+	err := b.receipt.Advance(b.x.engine.Wall(b.x.engine.Limiter.Now()).Unix(), total, credit.Units{})
 	if errors.Is(err, credit.ErrOverflow) {
 		return engine.ReportRefused, 0, 0
 	}
@@ -141,8 +141,8 @@ func (c *running) Report(total access.Credits) (r engine.Reported, needed, avail
 	}
 	switch {
 	case err != nil:
-		b.h.app.meterTrouble(err)
-		b.e.Counts.StoreErrors.Add(1)
+		b.x.h.app.meterTrouble(err)
+		b.x.engine.Counts.StoreErrors.Add(1)
 		return engine.ReportFailed, 0, 0
 	case c.ended:
 		return engine.ReportExhausted, c.highest, max(c.highest-c.short, 0)
@@ -167,7 +167,7 @@ func (c *running) close() {
 	if c == nil {
 		return
 	}
-	c.x.bill.m.Reports.Close(c.capability)
+	c.x.bill.metering().Reports.Close(c.capability)
 	c.mu.Lock()
 	c.over = true
 	c.mu.Unlock()
@@ -202,7 +202,7 @@ func (b *bill) held() access.Credits {
 	if b.trusted {
 		return 0
 	}
-	return max(b.taken, b.running.total(b.taken))
+	return max(b.taken(), b.running.total(b.taken()))
 }
 
 // outcome returns the status that the request counts as in usage.
@@ -215,7 +215,7 @@ func (b *bill) outcome() int {
 
 // conceal takes a capability that the API sends back out of an answer.
 func (b *bill) conceal(h http.Header) {
-	if name := b.h.meter.report; name != "" {
+	if name := b.x.h.meter.report; name != "" {
 		delete(h, name)
 		delete(h, http.TrailerPrefix+name)
 		removeToken(h, "Trailer", name)

@@ -20,7 +20,7 @@ func (l *Ledger) Charge(r *Receipt, tenant, key Payer, price access.Credits, uni
 
 // ChargeAt is Charge for who has looked at the clock already: now is a unix
 // second.
-func (l *Ledger) ChargeAt(now int64, r *Receipt, tenant, key Payer, price access.Credits, units Units) Refusal {
+func (l *Ledger) ChargeAt(now int64, r *Receipt, tenant, key Payer, price access.Credits, units Units) (f Refusal) {
 	if r.open || tenant.Purse == nil || key.Purse == tenant.Purse {
 		return failed(ErrOpen, false)
 	}
@@ -28,24 +28,24 @@ func (l *Ledger) ChargeAt(now int64, r *Receipt, tenant, key Payer, price access
 		return failed(ErrAmount, false)
 	}
 	r.tenant, r.key, r.now, r.price, r.units = tenant, key, inRange(now), price, units
-	f, err := r.charge(l.slots)
-	if err != nil {
+	if err := r.charge(l.slots, &f); err != nil {
 		f = failed(err, f.OfKey)
 	}
 	return f
 }
 
 // charge is Charge for arguments in range.
-func (r *Receipt) charge(slots Slots) (f Refusal, err error) {
+func (r *Receipt) charge(slots Slots, f *Refusal) (err error) {
 	defer guard(slots, debug.SetPanicOnFault(true), &err)
 	r.lock()
 	defer r.unlock()
 	r.cut(0)
-	if f = r.plan(); f.OK() {
+	r.open = false
+	if r.plan(f); f.OK() {
 		err = r.take(0)
+		r.open = err == nil
 	}
-	r.open = f.OK() && err == nil
-	return f, err
+	return err
 }
 
 func (u *Units) valid() bool {
@@ -57,62 +57,62 @@ func (u *Units) valid() bool {
 	return true
 }
 
-// plan notes all parts that are to be taken.
-func (r *Receipt) plan() (f Refusal) {
-	if f = r.planQuotas(&r.tenant, false, f); f.Reason == Failed {
-		return f
+// plan notes all parts that are to be taken, or in f why they cannot be.
+func (r *Receipt) plan(f *Refusal) {
+	if r.planQuotas(&r.tenant, false, f); f.Reason == Failed {
+		return
 	}
-	if f = r.planQuotas(&r.key, true, f); !f.OK() {
-		return f
+	if r.planQuotas(&r.key, true, f); !f.OK() {
+		return
 	}
-	if f = r.planCredits(&r.tenant, false); !f.OK() {
-		return f
+	if r.planCredits(&r.tenant, false, f); f.OK() {
+		r.planCredits(&r.key, true, f)
 	}
-	return r.planCredits(&r.key, true)
 }
 
-// planQuotas notes what is to be taken from a payer's quotas. It returns f, or
-// a refusal for a quota that resets later than f does.
-func (r *Receipt) planQuotas(who *Payer, ofKey bool, f Refusal) Refusal {
+// planQuotas notes what is to be taken from a payer's quotas. A refusal for a
+// quota that resets later than f does takes its place.
+func (r *Receipt) planQuotas(who *Payer, ofKey bool, f *Refusal) {
 	p, t := who.Purse, who.Terms
 	if p == nil || t == nil {
-		return f
+		return
 	}
 	if err := p.bind(t); err != nil {
-		return failed(err, ofKey)
+		*f = failed(err, ofKey)
+		return
 	}
 	for i := range t.Quotas {
 		q, a := &t.Quotas[i], p.quotas[i]
 		if err := a.turn(r.now, q.Period, 0); err != nil {
-			return failed(err, ofKey)
+			*f = failed(err, ofKey)
+			return
 		}
 		left, units := q.Amount-a.used(), r.units[q.Meter]
 		if (left <= 0 || units > left) && a.until > f.end {
-			f = Refusal{Reason: QuotaExceeded, OfKey: ofKey, Meter: q.Meter}
+			*f = Refusal{Reason: QuotaExceeded, OfKey: ofKey, Meter: q.Meter}
 			f.until(a.until, r.now)
 		}
 		r.note(part{account: a, period: a.slot.Period(), amount: units, upTo: q.Amount, ofKey: ofKey, quota: true, meter: q.Meter})
 	}
-	return f
 }
 
 // planCredits notes what is to be taken from a payer's credits.
-func (r *Receipt) planCredits(who *Payer, ofKey bool) (f Refusal) {
+func (r *Receipt) planCredits(who *Payer, ofKey bool, f *Refusal) {
 	p, t := who.Purse, who.Terms
 	if p == nil || t == nil || t.Credits == nil {
-		return f
+		return
 	}
 	if err := p.turnCredits(r.now); err != nil {
-		return failed(err, ofKey)
+		*f = failed(err, ofKey)
+		return
 	}
 	if r.price == 0 {
-		return f
+		return
 	}
 	if short := p.spend(r, ofKey, r.price); short > 0 {
-		f = Refusal{Reason: InsufficientCredits, OfKey: ofKey, Needed: r.price, Available: r.price - short}
+		*f = Refusal{Reason: InsufficientCredits, OfKey: ofKey, Needed: r.price, Available: r.price - short}
 		f.until(p.credit.until, r.now)
 	}
-	return f
 }
 
 // turnCredits opens the period of the bound allowance that now is in.

@@ -59,18 +59,23 @@ func (r *Receipt) at(i int) *part {
 
 // note appends a part that is yet to be taken.
 func (r *Receipt) note(p part) {
-	switch at := r.count - inline; {
-	case at < 0:
+	if r.count < inline {
 		r.few[r.count] = p
-	case at < len(r.more):
-		r.more[at] = p
-	default:
-		if r.more == nil {
-			r.more = make([]part, 0, beyond)
-		}
-		r.more = append(r.more, p)
+	} else {
+		r.noteMore(p)
 	}
 	r.count++
+}
+
+func (r *Receipt) noteMore(p part) {
+	if at := r.count - inline; at < len(r.more) {
+		r.more[at] = p
+		return
+	}
+	if r.more == nil {
+		r.more = make([]part, 0, beyond)
+	}
+	r.more = append(r.more, p)
 }
 
 // cut drops all parts from the first n on.

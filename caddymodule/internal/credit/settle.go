@@ -10,7 +10,8 @@ import (
 // and closes the receipt: later calls do nothing. What is more is charged in
 // full, whatever there is. It returns ErrCost and ErrOverflow, for which the
 // price stands, and the error of a slot if the difference could not be made
-// durable (it is counted all the same) or not be counted.
+// durable (it is counted all the same) or not be counted. It must not be called
+// before the last Advance has returned.
 func (r *Receipt) Settle(final access.Credits, units Units) error {
 	if r.stands(final, &units) {
 		return nil
@@ -19,17 +20,12 @@ func (r *Receipt) Settle(final access.Credits, units Units) error {
 }
 
 // stands closes a receipt of which nothing is to be changed, as most are: the
-// price stands and there is no quota. It touches no slot.
+// price stands and there is no quota. It touches no slot, and so takes no lock.
 func (r *Receipt) stands(final access.Credits, units *Units) bool {
 	if r == nil || r.tenant.Purse == nil {
 		return true
 	}
-	if !units.valid() {
-		return false
-	}
-	r.lock()
-	defer r.unlock()
-	if final != r.price {
+	if !units.valid() || final != r.price {
 		return false
 	}
 	for i := range r.count {
