@@ -56,7 +56,7 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 	if reason == access.Allowed {
 		reason = b.take(c, own, now)
 	}
-	if b.admitted = reason == access.Allowed; !b.admitted {
+	if reason != access.Allowed {
 		b.leave()
 		c.Reason = reason
 	}

@@ -42,12 +42,11 @@ type bill struct {
 	let     *http.Request // the request, once it is let in
 	fields  *usageFields  // nil: usage is not answered
 
-	told     bool // the API told final
-	trusted  bool // nothing is taken before the request goes on: a provider key of the caller's goes along
-	upgrade  bool // the API is asked for another protocol
-	gone     bool // the client went before the answer
-	admitted bool // it goes to the API
-	sold     bool // credits were charged
+	told    bool // the API told final
+	trusted bool // nothing is taken before the request goes on: a provider key of the caller's goes along
+	upgrade bool // the API is asked for another protocol
+	gone    bool // the client went before the answer
+	sold    bool // credits were charged
 }
 
 // flights are what a request counts under of those at one time.
