@@ -83,8 +83,12 @@ func TestMeterKillChild(t *testing.T) {
 			}
 		}
 	}
+	requests := make(map[string]int64)
 	for _, p := range g.points(rollup.ByTenant) {
-		fmt.Println("usage", p.Tenant, p.Requests)
+		requests[p.Tenant] += p.Requests
+	}
+	for tenant, n := range requests {
+		fmt.Println("usage", tenant, n)
 	}
 	fmt.Println("ready")
 	_, _ = io.Copy(io.Discard, os.Stdin) // until the parent is gone, if it does not kill
