@@ -25,7 +25,7 @@ func (f *File) Append(r *Record) (ok bool) {
 	if s == nil {
 		return false
 	}
-	copy(s.body(slot), b[:])
+	*(*[bodyLen]byte)(s.body(slot)) = *(*[bodyLen]byte)(b[:])
 	s.head(slot).Store(withSum(s.seed(slot), headOf(1, r.Class, r.Flags, len(r.Tenant)), b[:bodyLen]))
 	return true
 }

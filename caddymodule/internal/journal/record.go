@@ -106,22 +106,21 @@ func isPad(head uint64) bool  { return uint8(head>>16) == classPad }
 func withSum(seed, head uint64, b []byte) uint64 {
 	h := seed ^ head<<32
 	for ; len(b) >= bodyLen; b = b[bodyLen:] {
-		h = mix(h, b[:bodyLen])
+		h = mix(h, (*[bodyLen]byte)(b))
 	}
 	return (h^h>>32)<<32 | head
 }
 
-// mix adds the 56 bytes of a body to a sum. It does what a checksum has to, in a
-// quarter of the time of CRC-32C, which is made for longer texts.
-func mix(h uint64, b []byte) uint64 {
+// mix adds a body to a sum. It does what a checksum has to, in a quarter of the
+// time of CRC-32C, which is made for longer texts.
+func mix(h uint64, b *[bodyLen]byte) uint64 {
 	const (
 		k0 = 0x9e3779b97f4a7c15
 		k1 = 0xe7037ed1a0b428db
 		k2 = 0x8ebc6af09c88c6e3
 		k3 = 0x589965cc75374cc3
 	)
-	_ = b[bodyLen-1]
-	x := fold(ne.Uint64(b)^k0, ne.Uint64(b[8:])^h)
+	x := fold(ne.Uint64(b[:])^k0, ne.Uint64(b[8:])^h)
 	y := fold(ne.Uint64(b[16:])^k1, ne.Uint64(b[24:])^k2)
 	z := fold(ne.Uint64(b[32:])^k2, ne.Uint64(b[40:])^k3)
 	return fold(x^bits.RotateLeft64(y, 17)^bits.RotateLeft64(z, 41)^k3, ne.Uint64(b[48:])^h^k1)

@@ -109,7 +109,7 @@ func benchJournal(b *testing.B, n int) {
 		tenants[i] = fmt.Sprint("tenant-", i)
 	}
 	rnd, at := rand.New(rand.NewPCG(1, 2)), start.Unix()
-	const round = 8000             // fits into what is spare
+	const round = 7000             // fits into what is spare
 	picks := make([]Series, round) // a request has looked at its key before
 	var spent, whole time.Duration
 	records := 0
