@@ -9,10 +9,10 @@
 // and before anything is read, into tables in memory, sharded by key. Where there
 // is no journal, and where it is full, Record adds to the tables itself.
 //
-// A minute holds a bounded
-// number of series; what comes beyond is counted under the tenant's OtherKey, and
-// beyond a second bound under OtherTenant: sums are exact whatever the number of
-// keys. Sums that do not fit stay at the greatest number and never wrap.
+// A minute holds a bounded number of series; what comes beyond is counted under
+// the tenant's OtherKey, and beyond a second bound under OtherTenant: sums are
+// exact whatever the number of keys. Sums that do not fit stay at the greatest
+// number and never wrap.
 //
 // # What is stored
 //
