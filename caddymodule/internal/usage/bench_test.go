@@ -190,7 +190,7 @@ func (nowhere) Range(context.Context, []byte, []byte, func(k, v []byte) bool) er
 // BenchmarkMinute counts 10,000 series once and flushes them.
 func BenchmarkMinute(b *testing.B) {
 	_, ss := benchRecorder(b, 10_000)
-	r := open(b, Options{Storage: nowhere{}})
+	r := open(b, Options{Storage: nowhere{}, Pause: -1})
 	at := start.Unix()
 	b.ReportAllocs()
 	for b.Loop() {
