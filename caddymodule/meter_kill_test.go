@@ -19,6 +19,7 @@ import (
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
+	rollup "github.com/keytoll/keytoll/caddymodule/internal/usage"
 )
 
 // What the child of TestMeterKill is told: its directory, its address, that of
@@ -82,6 +83,13 @@ func TestMeterKillChild(t *testing.T) {
 			}
 		}
 	}
+	requests := make(map[string]int64)
+	for _, p := range g.points(rollup.ByTenant) {
+		requests[p.Tenant] += p.Requests
+	}
+	for tenant, n := range requests {
+		fmt.Println("usage", tenant, n)
+	}
 	fmt.Println("ready")
 	_, _ = io.Copy(io.Discard, os.Stdin) // until the parent is gone, if it does not kill
 }
@@ -103,6 +111,36 @@ type killTally struct {
 	answered atomic.Int64 // credits
 	lost     int64        // credits of requests that were in flight at kills
 	used     int64        // as the gateway said after the last start
+	sent     atomic.Int64 // requests
+	ended    atomic.Int64 // of these, those that surely were over before a kill
+	recorded int64        // in usage, as the child said when it started
+}
+
+// killLine is a client with one connection. On it a request is served when the
+// one before is over, usage and all.
+type killLine struct {
+	tr   *http.Transport
+	last *killTally
+}
+
+func newKillLine() *killLine { return &killLine{tr: &http.Transport{MaxConnsPerHost: 1}} }
+
+// send sends a request of a tenant and reads all of its answer.
+func (l *killLine) send(addr, path string, c *killTally) (*http.Response, error) {
+	c.sent.Add(1)
+	resp, err := l.tr.RoundTrip(killRequest(addr, path, c.key))
+	if err == nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if l.last != nil {
+		l.last.ended.Add(1)
+	}
+	l.last = c
+	return resp, nil
 }
 
 // killBench is the parent: API, clients and what they counted.
@@ -121,7 +159,8 @@ type killBench struct {
 // TestMeterKill kills Caddy under load at random moments. After each restart,
 // what is charged is at least what the API answered, and more than that only by
 // requests that were in flight at a kill; nobody got more than he had; grants
-// were given once; and no count went back.
+// were given once; no count went back; and each request that was over is in
+// usage, once.
 func TestMeterKill(t *testing.T) {
 	rounds := 200
 	if testing.Short() || raceEnabled {
@@ -139,13 +178,16 @@ func TestMeterKill(t *testing.T) {
 		}
 	}
 	lost, spent := b.tenants["roomy"].lost, 0
+	var recorded, open int64
 	for name, c := range b.tenants {
+		recorded, open = recorded+c.recorded, open+c.sent.Load()-c.ended.Load()
 		if strings.HasPrefix(name, "tight") && c.used == killPurse+killGrant {
 			spent++
 		}
 	}
+	t.Logf("%d requests in usage, %d of all that were sent were perhaps not over at a kill", recorded, open)
 	t.Logf("%d kills, %d answers, %d refusals, %d strict purses spent, %d credits in flight at kills", rounds, b.replies.Load(), b.refused.Load(), spent, lost)
-	if b.replies.Load() < int64(rounds) || spent == 0 || lost == 0 {
+	if b.replies.Load() < int64(rounds) || spent == 0 || lost == 0 || recorded < int64(rounds) {
 		t.Fatal("too little happened: the test proves nothing")
 	}
 }
@@ -217,19 +259,31 @@ func (b *killBench) listen(out io.Reader, n, lines int) (ready bool) {
 		if scan.Text() == "ready" {
 			return true
 		}
-		if len(f) == 3 && f[0] == "key" {
-			b.mu.Lock()
-			if b.tenants[f[1]] == nil {
-				b.tenants[f[1]] = new(killTally)
-			}
-			b.tenants[f[1]].key = f[2]
-			b.mu.Unlock()
+		if len(f) == 3 {
+			b.told(f[0], f[1], f[2])
 		}
 	}
 	if len(said) < lines {
 		b.t.Errorf("the child of round %d ended by itself:\n%s", n, strings.Join(said, "\n"))
 	}
 	return false
+}
+
+// told is what the child says of a tenant.
+func (b *killBench) told(what, tenant, value string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.tenants[tenant]
+	if c == nil {
+		c = new(killTally)
+		b.tenants[tenant] = c
+	}
+	switch what {
+	case "key":
+		c.key = value
+	case "usage":
+		c.recorded, _ = strconv.ParseInt(value, 10, 64)
+	}
 }
 
 // mine returns the names of the tenants that take part in a round.
@@ -249,16 +303,20 @@ func (b *killBench) mine(n int) []string {
 func (b *killBench) compare(addr string, n int) {
 	t := b.t
 	eventually(t, "the API is idle", func() bool { return b.busy.Load() == 0 })
-	tr := new(http.Transport)
-	defer tr.CloseIdleConnections()
+	for name, c := range b.tenants {
+		if ended, sent := c.ended.Load(), c.sent.Load(); c.recorded < ended || c.recorded > sent {
+			t.Errorf("%s: %d requests are in usage, of %d that were sent and %d that were over", name, c.recorded, sent, ended)
+		}
+	}
+	line := newKillLine()
+	defer line.tr.CloseIdleConnections()
 	for _, name := range b.mine(n) {
 		c := b.tenants[name]
 		answered := c.answered.Load()
-		resp, err := tr.RoundTrip(killRequest(addr, "/free", c.key))
+		resp, err := line.send(addr, "/free", c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp.Body.Close()
 		used := reply{resp, ""}.coherent(t)
 		limit, _ := strconv.ParseInt(resp.Header.Get("X-Usage-Limit"), 10, 64)
 		switch {
@@ -289,8 +347,6 @@ func killRequest(addr, path, key string) *http.Request {
 // load has clients send until the child is killed, which is some answers and
 // some moments later.
 func (b *killBench) load(addr string, n int, kill func()) {
-	tr := &http.Transport{MaxIdleConnsPerHost: killClients}
-	defer tr.CloseIdleConnections()
 	names := b.mine(n)
 	enough, all := make(chan struct{}), int64(1+b.rnd.IntN(400))
 	var got atomic.Int64
@@ -298,7 +354,9 @@ func (b *killBench) load(addr string, n int, kill func()) {
 	for i := range killClients {
 		rnd := rand.New(rand.NewPCG(b.rnd.Uint64(), uint64(i)))
 		wg.Go(func() {
-			for b.send(tr, addr, names[max(0, rnd.IntN(2*len(names))-len(names))]) {
+			line := newKillLine()
+			defer line.tr.CloseIdleConnections()
+			for b.send(line, addr, names[max(0, rnd.IntN(2*len(names))-len(names))]) {
 				if got.Add(1) == all {
 					close(enough)
 				}
@@ -319,16 +377,12 @@ func (b *killBench) load(addr string, n int, kill func()) {
 
 // send sends one request, and reports whether it was answered. What was not
 // may or may not have been charged.
-func (b *killBench) send(tr *http.Transport, addr, tenant string) bool {
+func (b *killBench) send(line *killLine, addr, tenant string) bool {
 	c, path, price := b.tenants[tenant], "/", int64(1)
 	if tenant == "roomy" {
 		path, price = "/big", killPrice
 	}
-	resp, err := tr.RoundTrip(killRequest(addr, path, c.key))
-	if err == nil {
-		_, err = io.Copy(io.Discard, resp.Body)
-		resp.Body.Close()
-	}
+	resp, err := line.send(addr, path, c)
 	if err != nil {
 		b.mu.Lock()
 		c.lost += price

@@ -3,7 +3,6 @@ package counter
 import (
 	"errors"
 	"math"
-	"os"
 )
 
 // errFull is what 2^32 slots, 256 GiB, come to.
@@ -91,17 +90,3 @@ func (f *File) writeState(s state) error {
 }
 
 func (f *File) boot() [16]byte { return f.sys.bootID() }
-
-// allocateByWriting fills a part of the file with zeros, so that it has its
-// place on the disk and needs no more of the file system's own records.
-func allocateByWriting(f *os.File, off, n int64) error {
-	zeros := make([]byte, min(n, 1<<20))
-	for n > 0 {
-		m, err := f.WriteAt(zeros[:min(n, int64(len(zeros)))], off)
-		if err != nil {
-			return err
-		}
-		off, n = off+int64(m), n-int64(m)
-	}
-	return nil
-}

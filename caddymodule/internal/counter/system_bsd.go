@@ -3,16 +3,15 @@
 package counter
 
 import (
-	"os"
-
 	"golang.org/x/sys/unix"
+
+	"github.com/keytoll/keytoll/caddymodule/internal/mapped"
 )
 
 var theSystem = system{
-	mapFile: mapFile, seal: sealMemory, lock: lockFile, unlock: unlockFile,
-	syncAll: syncFile, syncSlot: syncOne, allocate: allocateByWriting,
-	fillHoles: func(*os.File, int64) error { return nil },
-	bootID:    func() [16]byte { return [16]byte{} },
+	mapFile: mapped.Map, seal: mapped.Seal, lock: lockFile, unlock: mapped.Unlock,
+	syncAll: syncFile, syncSlot: syncOne, allocate: mapped.Allocate, fillHoles: mapped.FillHoles,
+	bootID: func() [16]byte { return [16]byte{} },
 }
 
 func syncFile(f *File) error {
@@ -21,9 +20,5 @@ func syncFile(f *File) error {
 			return err
 		}
 	}
-	return flushDisk(f)
+	return mapped.FlushDisk(f.fd)
 }
-
-// flushDisk has the disk empty its cache, which msync does not do on all of
-// these.
-func flushDisk(f *File) error { return f.fd.Sync() }

@@ -6,17 +6,17 @@ import (
 	"os"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/keytoll/keytoll/caddymodule/internal/mapped"
 )
 
 var theSystem = system{
 	heap:    true,
 	mapFile: readPart, seal: func([]byte) {},
-	lock:    func(*os.File) error { return nil },
-	unlock:  func(*os.File) error { return nil },
+	lock: mapped.Lock, unlock: mapped.Unlock,
 	syncAll: syncFile, syncSlot: func(f *File, _ uint32) error { return syncFile(f) },
-	allocate:  allocateByWriting,
-	fillHoles: func(*os.File, int64) error { return nil },
-	bootID:    func() [16]byte { return [16]byte{} },
+	allocate: mapped.Allocate, fillHoles: mapped.FillHoles,
+	bootID: func() [16]byte { return [16]byte{} },
 }
 
 // readPart reads a part of the file into memory that atomic operations can

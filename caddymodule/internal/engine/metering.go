@@ -13,8 +13,11 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/store"
 )
 
-// countersSuffix is added to the place of the store.
-const countersSuffix = ".counters"
+// What is added to the place of the store for the files beside it.
+const (
+	countersSuffix = ".counters"
+	journalSuffix  = ".usage" // what was counted and is not in the store yet
+)
 
 // Metering is what charges and counts requests. It is opened when a
 // configuration first asks for it, and stays open with its engine.
@@ -66,7 +69,6 @@ func (e *Engine) Metering(ctx context.Context, o MeteringOptions) (*Metering, er
 		go func() { <-e.stop; cancel() }()
 		m.Usage.Run(ctx, minute.C)
 	})
-	e.background.Go(func() { e.keepLive(m.Usage) })
 	e.background.Go(func() {
 		fold := time.NewTicker(foldEvery)
 		defer fold.Stop()
@@ -154,15 +156,23 @@ func (e *Engine) closeMetering() error {
 	}
 	used, folded := m.Usage.Close(context.Background()), e.foldCounters(context.Background(), m)
 	counted := m.Counters.Close()
-	if used == nil {
-		removeLive(e.place + liveSuffix)
-	} else {
+	if used != nil {
 		used = fmt.Errorf("keeping usage: %w", used)
 	}
 	if counted != nil {
 		counted = fmt.Errorf("keeping counters: %w", counted)
 	}
 	return errors.Join(used, folded, counted)
+}
+
+// openUsage opens the usage of the store, with what the last process left.
+func (e *Engine) openUsage(ctx context.Context, keep usage.Retention) (*usage.Recorder, error) {
+	rec, err := usage.Open(ctx, usage.Options{Storage: usageStorage{e.Store}, Journal: e.place + journalSuffix,
+		Retain: keep, Now: e.clock, OnError: e.meteringError})
+	if err != nil {
+		return nil, fmt.Errorf("opening usage: %w", err)
+	}
+	return rec, nil
 }
 
 // usageStorage is the store's bucket of usage.

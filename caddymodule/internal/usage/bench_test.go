@@ -3,26 +3,60 @@ package usage
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
 )
 
 func TestRecordDoesNotAllocate(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	c := newClock()
-	o := c.options(newMemory())
-	o.Series = 2
-	r := open(t, o)
-	known, other := series("a", 1, "route", Class2xx), series("b", 9, "route", Class2xx)
-	r.Record(c.at(), known, Sample{})
-	r.Record(c.at(), series("b", 2, "route", Class2xx), Sample{})
-	for _, s := range []Series{known, other} {
-		r.Record(c.at(), s, Sample{})
-		if n := testing.AllocsPerRun(1000, func() { r.Record(start.Unix(), s, Sample{1, 2, 3, time.Second}) }); n != 0 {
-			t.Errorf("%v: %v allocations", s, n)
+	for _, journaled := range []bool{false, true} {
+		c := newClock()
+		o := c.options(newMemory())
+		if journaled {
+			o = c.journaled(t, newMemory())
 		}
+		o.Series = 2
+		r := open(t, o)
+		known, other := series("a", 1, "route", Class2xx), series("b", 9, "route", Class2xx)
+		r.Record(c.at(), known, Sample{})
+		r.Record(c.at(), series("b", 2, "route", Class2xx), Sample{})
+		for _, s := range []Series{known, other} {
+			r.Record(c.at(), s, Sample{})
+			if n := testing.AllocsPerRun(1000, func() { r.Record(start.Unix(), s, Sample{1, 2, 3, time.Second}) }); n != 0 {
+				t.Errorf("%v: %v allocations", s, n)
+			}
+		}
+	}
+}
+
+// A flush allocates little for each row, whatever their number.
+func TestFlushAllocatesLittle(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	const rows = 5000
+	c := newClock()
+	o := c.journaled(t, newMemory())
+	o.Storage = nowhere{}
+	r := open(t, o)
+	var all [rows]Series
+	for i := range all {
+		all[i] = series("acme", i, "route", Class2xx)
+	}
+	fill := func() {
+		for i := range all {
+			r.count(c.at(), &all[i], &Sample{})
+		}
+	}
+	with := testing.AllocsPerRun(5, func() { fill(); check(t, r.Flush(t.Context())) })
+	if with > 2.1*rows { // the names of a new series are two
+		t.Errorf("%v allocations", with)
 	}
 }
 
@@ -51,6 +85,57 @@ func BenchmarkRecord(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkRecordJournal is what a request pays with a journal: one key, and
+// others in random order. "all-ns" is the processor's time of the whole process
+// for each, with what drains the journal.
+func BenchmarkRecordJournal(b *testing.B) {
+	for _, n := range []int{1, 10_000, 1_000_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) { benchJournal(b, n) })
+	}
+}
+
+func benchJournal(b *testing.B, n int) {
+	o := newClock().journaled(b, newMemory())
+	o.Storage = nowhere{}
+	r := open(b, o)
+	keys := make([]access.KeyID, n)
+	for i := range keys {
+		be.PutUint64(keys[i][:], uint64(i+1)*0x9e3779b97f4a7c15)
+		be.PutUint64(keys[i][8:], uint64(i))
+	}
+	tenants := make([]string, 1000)
+	for i := range tenants {
+		tenants[i] = fmt.Sprint("tenant-", i)
+	}
+	rnd, at := rand.New(rand.NewPCG(1, 2)), start.Unix()
+	const round = 7000             // fits into what is spare
+	picks := make([]Series, round) // a request has looked at its key and tenant before
+	var spent, whole time.Duration
+	records := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		for i := range picks {
+			k := rnd.IntN(n)
+			picks[i] = Series{Tenant: strings.Clone(tenants[k%1000]), Key: keys[k], Route: "synthesize", Class: Class2xx}
+		}
+		before, begun := processTime(), time.Now()
+		for i := range picks {
+			r.Record(at, picks[i], Sample{1e6, 100, 1000, 20 * time.Millisecond})
+		}
+		spent += time.Since(begun)
+		r.makeRoom(false)
+		if r.hurried.Load() {
+			check(b, r.Flush(b.Context()))
+			r.makeRoom(false)
+		}
+		whole += processTime() - before
+		records += round
+	}
+	b.ReportMetric(float64(spent.Nanoseconds())/float64(records), "request-ns")
+	b.ReportMetric(float64(whole.Nanoseconds())/float64(records), "all-ns")
+	b.ReportMetric(float64(r.missed.Load())/float64(records), "missed")
 }
 
 // BenchmarkRecordHotKey counts one series from all processors.
@@ -106,7 +191,7 @@ func (nowhere) Range(context.Context, []byte, []byte, func(k, v []byte) bool) er
 // BenchmarkMinute counts 10,000 series once and flushes them.
 func BenchmarkMinute(b *testing.B) {
 	_, ss := benchRecorder(b, 10_000)
-	r := open(b, Options{Storage: nowhere{}})
+	r := open(b, Options{Storage: nowhere{}, Pause: -1})
 	at := start.Unix()
 	b.ReportAllocs()
 	for b.Loop() {

@@ -18,6 +18,7 @@ const (
 	tagCursor    = 'c'
 	tagThreshold = 't'
 	tagInstance  = 'i'
+	tagPosition  = 'p'
 )
 
 const (

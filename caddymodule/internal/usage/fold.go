@@ -25,14 +25,21 @@ func (r *Recorder) eachUnit(ctx context.Context, fold func(ctx context.Context, 
 			return err
 		}
 		now := minuteOf(r.o.Now().Unix())
-		r.mu.Lock()
-		n, err := fold(ctx, next, now-min(now, foldAfter))
-		r.mu.Unlock()
+		n, err := r.unit(ctx, fold, next, now-min(now, foldAfter))
 		if err != nil || n == 0 {
 			return err
 		}
 		next = n
 	}
+}
+
+// unit calls fold while nobody else changes the storage or reads it.
+func (r *Recorder) unit(ctx context.Context, fold func(ctx context.Context, from, now uint32) (uint32, error), from, now uint32) (uint32, error) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return fold(ctx, from, now)
 }
 
 // foldHour folds the first hour from a minute on, that has rows and ended by now.
@@ -142,8 +149,23 @@ func (r *Recorder) fold(ctx context.Context, tag byte, unit uint32, below byte, 
 	if err := r.o.Storage.Range(ctx, unitKey(tag, unit), unitEnd(tag, unit), stale); err != nil {
 		return err
 	}
-	out = appendRows(out, unitKey(tag, unit), []*table{sums})
-	return apply(ctx, r.o.Storage, append(out, change{unitKey(done, unit), []byte{1}}))
+	w := newStream(ctx, r.o.Storage, maxChanges, noPause)
+	for _, c := range out {
+		if err := w.change(c); err != nil {
+			return err
+		}
+	}
+	rows, err := newOrder([]*table{sums}, noPause)
+	if err != nil {
+		return err
+	}
+	if err := w.rows(unitKey(tag, unit), rows); err != nil {
+		return err
+	}
+	if err := w.change(change{unitKey(done, unit), []byte{1}}); err != nil {
+		return err
+	}
+	return w.end()
 }
 
 // rows calls yield for the stored rows of any level from from, before to, with

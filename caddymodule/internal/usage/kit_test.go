@@ -123,7 +123,7 @@ func (c *clock) pass(d time.Duration) { c.mu.Lock(); c.now = c.now.Add(d); c.mu.
 func (c *clock) set(t time.Time)      { c.mu.Lock(); c.now = t; c.mu.Unlock() }
 func (c *clock) at() int64            { return c.Now().Unix() }
 func (c *clock) options(m *memory) Options {
-	return Options{Storage: m, Now: c.Now, Rand: bytes.NewReader(make([]byte, 8))}
+	return Options{Storage: m, Now: c.Now, Rand: bytes.NewReader(make([]byte, 8)), Pause: -1}
 }
 
 func open(t testing.TB, o Options) *Recorder {

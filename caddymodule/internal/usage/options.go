@@ -12,6 +12,7 @@ import (
 const (
 	DefaultSeries       = 10_000
 	DefaultBacklog      = 10
+	DefaultPause        = 150 * time.Millisecond
 	DefaultRetainMinute = 2 * 24 * time.Hour
 	DefaultRetainHour   = 90 * 24 * time.Hour
 	DefaultRetainDay    = 800 * 24 * time.Hour
@@ -23,8 +24,9 @@ type Retention struct{ Minute, Hour, Day time.Duration }
 // Options is what a Recorder works with. The zero value of a field but Storage
 // is its default.
 //
-// A minute has up to Series rows, as many of other keys, and a handful; an hour
-// has twice and a day four times as many. So that is what Storage holds at most:
+// A minute has up to Series rows, as many of other keys, and a handful, and so
+// again for each flush before its end: of a gateway so busy that the journal is
+// half full by then. An hour has twice and a day four times as many. So that is what Storage holds at most:
 // Series × 2 × (minutes + 2 × hours + 4 × days kept) rows of about 100 bytes.
 type Options struct {
 	Storage Storage // required
@@ -37,15 +39,23 @@ type Options struct {
 	// Retain is how long counts are kept. Hours must be kept two days longer than
 	// minutes, days two days longer than hours. Default: 2, 90 and 800 days.
 	Retain Retention
-	// Live is what Recorder.Live gave last, if the last incarnation did not come
-	// to its Close. Open stores what is not in the storage yet.
-	Live []byte
+	// Journal is the path of a file that keeps what was counted and is not in the
+	// storage yet, over the end of the process. Where files cannot be mapped into
+	// memory it is not used. Empty: there is none.
+	Journal string
+	// Pause is the time between two updates of a flush, which so takes one
+	// or two percent of one processor while it lasts. All pauses together are
+	// 20 seconds at most. Default: 150 ms. Below 0: none.
+	Pause time.Duration
 	// Now tells the time; nil is time.Now.
 	Now func() time.Time
 	// Rand makes the id of a new storage; nil is crypto/rand.
 	Rand io.Reader
-	// OnError is told of what Run could not do; it is tried again. It may be nil.
+	// OnError is told of what Run could not do, which is tried again, and of what
+	// is wrong with the journal. It may be nil.
 	OnError func(error)
+
+	segments int // of the journal; 0 is the journal's default
 }
 
 func (o *Options) fill() error {
@@ -57,6 +67,7 @@ func (o *Options) fill() error {
 	def(&o.Retain.Minute, DefaultRetainMinute)
 	def(&o.Retain.Hour, DefaultRetainHour)
 	def(&o.Retain.Day, DefaultRetainDay)
+	def(&o.Pause, DefaultPause)
 	if o.Series == 0 {
 		o.Series = DefaultSeries
 	}

@@ -110,6 +110,7 @@ func (r *Recorder) Query(ctx context.Context, f Filter, from, to time.Time, step
 	case b-a > MaxSteps:
 		return nil, fmt.Errorf("%w: %d %ss, at most %d are allowed", ErrTooMuch, b-a, step, MaxSteps)
 	}
+	r.drain()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if err := q.stored(ctx, a, b); err != nil {
@@ -176,10 +177,12 @@ func (g Group) of(s *Series) Series {
 
 // memory counts what is not flushed of the minutes from from, before to.
 func (q *query) memory(from, to uint32) error {
-	for _, b := range q.r.pending {
-		for _, t := range b.tables {
-			if err := q.table(t, b.minute, from, to); err != nil {
-				return err
+	for _, f := range q.r.pending {
+		for _, b := range f.batches {
+			for _, t := range b.tables {
+				if err := q.table(t, b.minute, from, to); err != nil {
+					return err
+				}
 			}
 		}
 	}

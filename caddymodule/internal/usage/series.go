@@ -3,6 +3,7 @@ package usage
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 )
@@ -71,8 +72,7 @@ const (
 	Observed                   // would have been refused, but the limit is only observed
 )
 
-// Series names one row of counts. It is comparable. Tenant and Route are kept by
-// the Recorder: they must not be parts of a request's buffer.
+// Series names one row of counts. It is comparable.
 type Series struct {
 	Tenant string       // empty if the request had none
 	Key    access.KeyID // zero if the request had none
@@ -105,6 +105,12 @@ func ParseKey(s string) (access.KeyID, error) {
 		return id, ErrKey
 	}
 	return id, nil
+}
+
+// own is s with names that nobody else has a part of.
+func (s Series) own() Series {
+	s.Tenant, s.Route = strings.Clone(s.Tenant), strings.Clone(s.Route)
+	return s
 }
 
 // other is the series that stands for s once a minute, an hour or a day has its

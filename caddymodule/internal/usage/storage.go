@@ -35,41 +35,6 @@ type Writer interface {
 	Delete(key []byte) error
 }
 
-// change is one Put, or a Delete if value is nil.
-type change struct{ key, value []byte }
-
-// maxChanges is how many changes go into one Update.
-const maxChanges = 1000
-
-// apply makes changes in bounded updates, in order.
-func apply(ctx context.Context, s Storage, changes []change) error {
-	for len(changes) > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		part := changes[:min(len(changes), maxChanges)]
-		err := s.Update(ctx, func(w Writer) error {
-			for _, c := range part {
-				var err error
-				if c.value == nil {
-					err = w.Delete(c.key)
-				} else {
-					err = w.Put(c.key, c.value)
-				}
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		changes = changes[len(part):]
-	}
-	return nil
-}
-
 // firstUnit returns the unit of the first row from from, before to.
 func firstUnit(ctx context.Context, s Storage, from, to []byte) (unit uint32, ok bool, err error) {
 	k, _, err := first(ctx, s, from, to)

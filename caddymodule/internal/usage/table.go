@@ -25,8 +25,6 @@ type table struct {
 	number *number
 	seed   maphash.Seed
 	mix    uint64
-	route  string   // of the last hash
-	routed uint64   // its own
 	slots  []uint64 // low half of the hash, and the row's number plus one; 0 is free
 	shift  uint8    // of a hash, leaves the slot to begin at
 	rows   []counts // at most half of the slots
@@ -40,7 +38,6 @@ type counts struct {
 
 func newTable(seed maphash.Seed) *table {
 	t := &table{seed: seed, mix: maphash.String(seed, "") | 1}
-	t.routed = maphash.String(seed, t.route)
 	t.resize(minSlots)
 	return t
 }
@@ -57,17 +54,8 @@ func (t *table) hash(s *Series) uint64 {
 // hashOther is hash for who knows that of the tenant, which is 0 unless the key
 // is OtherKey.
 func (t *table) hashOther(s *Series, tenant uint64) uint64 {
-	h := t.mix*spread(&s.Key) ^ uint64(s.Class)<<8 ^ uint64(s.Flags) ^ t.routeHash(s.Route)
+	h := t.mix*spread(&s.Key) ^ uint64(s.Class)<<8 ^ uint64(s.Flags) ^ maphash.String(t.seed, s.Route)
 	return (h ^ bits.RotateLeft64(tenant, 2)) * golden
-}
-
-// routeHash is that of the route before, most times: it is cheaper to see that
-// than to make one anew.
-func (t *table) routeHash(route string) uint64 {
-	if route != t.route {
-		t.route, t.routed = route, maphash.String(t.seed, route)
-	}
-	return t.routed
 }
 
 // golden is 2^64 by the golden ratio.
@@ -111,15 +99,12 @@ func (t *table) enter(hash uint64, row int) {
 }
 
 // number is how many series a minute has, in all shards.
-type number struct {
-	minute        uint32
-	series, other atomic.Int64
-}
+type number struct{ series, other atomic.Int64 }
 
 type shard struct {
 	mu     sync.Mutex
 	live   *table
-	sealed []*table // of the minutes before, oldest first
+	sealed []*table // of other minutes
 	spare  []*table // empty
 	_      [48]byte
 }
@@ -170,7 +155,7 @@ func (t *table) add(s *Series, hash uint64) *Values {
 		t.resize(2 * len(t.slots))
 	}
 	i := len(t.rows)
-	t.rows = append(t.rows, counts{series: *s})
+	t.rows = append(t.rows, counts{series: s.own()})
 	t.enter(hash, i)
 	return &t.rows[i].values
 }
@@ -186,35 +171,52 @@ func reserve(n *atomic.Int64, bound int64) bool {
 	return false
 }
 
-// counter returns the number of series of a minute. Shards that turn to it at
-// the same time share it.
+// counter returns the number of series of a minute.
 func (r *Recorder) counter(minute uint32) *number {
-	for {
-		n := r.number.Load()
-		if n != nil && n.minute == minute {
-			return n
-		}
-		next := &number{minute: minute}
-		if r.number.CompareAndSwap(n, next) {
-			return next
-		}
+	r.numbersMu.Lock()
+	defer r.numbersMu.Unlock()
+	n := r.numbers[minute]
+	if n == nil {
+		n = new(number)
+		r.numbers[minute] = n
 	}
+	return n
 }
 
-// turn makes the shard's live table one of this minute, unless so many sealed
-// ones wait for a flush that it must go on with the one it has. The lock is held.
-func (r *Recorder) turn(s *shard, minute uint32) {
-	if s.live != nil && len(s.live.rows) > 0 {
-		if len(s.sealed) >= r.o.Backlog {
-			return
+// forgetNumbers has all minutes begin anew.
+func (r *Recorder) forgetNumbers() {
+	r.numbersMu.Lock()
+	defer r.numbersMu.Unlock()
+	clear(r.numbers)
+}
+
+// turn returns a table for another minute than the live one's. A later minute's
+// becomes the live one. If so many sealed ones wait for a flush that there can be
+// no more, that is the live one as it is. The lock is held.
+func (r *Recorder) turn(s *shard, minute uint32) *table {
+	for _, t := range s.sealed {
+		if t.minute == minute {
+			return t
 		}
+	}
+	if s.live != nil && len(s.live.rows) > 0 && len(s.sealed) >= r.o.Backlog {
+		return s.live
+	}
+	t := s.live
+	if t == nil || len(t.rows) > 0 {
+		t = s.empty(r.seed)
+	}
+	t.minute, t.number = minute, r.counter(minute)
+	switch {
+	case s.live == nil || s.live == t:
+		s.live = t
+	case minute < s.live.minute:
+		s.sealed = append(s.sealed, t)
+	default:
 		s.sealed = append(s.sealed, s.live)
-		s.live = nil
+		s.live = t
 	}
-	if s.live == nil {
-		s.live = s.empty(r.seed)
-	}
-	s.live.minute, s.live.number = minute, r.counter(minute)
+	return t
 }
 
 func (s *shard) empty(seed maphash.Seed) *table {
@@ -243,7 +245,7 @@ func (s *shard) take() []*table {
 func (s *shard) giveBack(t *table) {
 	clear(t.slots)
 	clear(t.rows) // no strings are kept
-	t.rows, t.number, t.route, t.routed = t.rows[:0], nil, "", maphash.String(t.seed, "")
+	t.rows, t.number = t.rows[:0], nil
 	s.mu.Lock()
 	if len(s.spare) < 2 {
 		s.spare = append(s.spare, t)

@@ -34,10 +34,12 @@ func (r *Recorder) Retention() Retention {
 // A call deletes one hour's minutes, one day's hours and one day, so that a clock
 // that is wrong for a while does not cost the history.
 func (r *Recorder) Trim(ctx context.Context) error {
+	r.writing.Lock()
+	defer r.writing.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.o.Now()
-	if len(r.pending) < r.o.Backlog {
+	if r.batches() < r.o.Backlog {
 		r.collect() // the minutes of what waits must not go before it came
 	}
 	if r.waterDue {

@@ -3,9 +3,11 @@ package engine
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/keytoll/keytoll/caddymodule/internal/mapped"
 	"github.com/keytoll/keytoll/caddymodule/internal/usage"
 )
 
@@ -58,6 +60,9 @@ func asItIs(t *testing.T, dir string) (path string) {
 // What was counted is there after a kill, before and after its flush, and after
 // an end in order: each time once.
 func TestUsageOutlivesAKill(t *testing.T) {
+	if !mapped.Supported {
+		t.Skip("there is no journal here")
+	}
 	dir := t.TempDir()
 	e, m := openStill(t, filepath.Join(dir, "k.db"))
 	record := func(n int) {
@@ -65,7 +70,6 @@ func TestUsageOutlivesAKill(t *testing.T) {
 			m.Usage.Record(time.Now().Unix(), usage.Series{Tenant: "acme", Key: [16]byte{byte(i)}, Class: usage.Class2xx}, usage.Sample{})
 		}
 	}
-	l := live{path: e.place + liveSuffix}
 	killed := func(what string, want int64) {
 		t.Helper()
 		e, m := openStill(t, asItIs(t, dir))
@@ -73,76 +77,49 @@ func TestUsageOutlivesAKill(t *testing.T) {
 		if got := requestsOf(t, m); got != want {
 			t.Errorf("%s: %d requests, want %d", what, got, want)
 		}
-		if _, err := os.Stat(e.place + liveSuffix); err == nil {
-			t.Errorf("%s: the copy is still there", what)
-		}
-	}
-	write := func() {
-		t.Helper()
-		if err := l.second(m.Usage); err != nil {
-			t.Fatal(err)
-		}
 	}
 	record(20)
-	write()
 	killed("not flushed", 20)
 	if err := m.Usage.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	killed("flushed", 20)
 	record(3)
-	killed("flushed, and the copy is older", 20)
-	write()
 	killed("flushed, and more", 23)
+	if info, err := os.Stat(e.place + journalSuffix); err != nil || info.Mode().Perm() != 0o600 {
+		t.Error(info, err)
+	}
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
 	killed("ended", 23)
 }
 
-// A copy that cannot be written is not left to be taken for a newer one.
-func TestOldUsageIsNotKept(t *testing.T) {
-	e, m := openStill(t, filepath.Join(t.TempDir(), "k.db"))
-	defer func() { _ = e.Close() }()
-	l := live{path: e.place + liveSuffix}
-	add := func() {
-		m.Usage.Record(time.Now().Unix(), usage.Series{Tenant: "acme", Class: usage.Class2xx}, usage.Sample{})
+// A journal that is not the store's, or none, is moved aside and told.
+func TestUsageOfOthers(t *testing.T) {
+	if !mapped.Supported {
+		t.Skip("there is no journal here")
 	}
-	add()
-	if err := l.second(m.Usage); err != nil {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "k.db")
+	if err := os.WriteFile(path+journalSuffix, make([]byte, 64<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(l.path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Fatal(info, err)
-	}
-	if err := os.Mkdir(l.path+".new", 0o700); err != nil { // nothing can be written there
+	e := open(t, path)
+	told := make(chan error, 10)
+	e.metered.onError = func(err error) { told <- err }
+	m, err := e.openMetering(t.Context(), MeteringOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(l.path+".new/x", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	add()
-	if err := l.second(m.Usage); err == nil {
-		t.Error("written")
-	}
-	if _, err := os.Stat(l.path); err == nil {
-		t.Error("an old copy is left")
-	}
-	if err := os.RemoveAll(l.path + ".new"); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.second(m.Usage); err != nil {
+	e.metered.m = m
+	if err := <-told; !strings.Contains(err.Error(), ".usage.old") {
 		t.Error(err)
 	}
-	if _, err := os.Stat(l.path); err != nil {
-		t.Error("not written once it can be")
-	}
-	if err := m.Usage.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.second(m.Usage); err != nil {
+	if _, err := os.Stat(path + journalSuffix + ".old"); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(l.path); err == nil {
-		t.Error("a copy of nothing")
+	if err := e.Close(); err != nil {
+		t.Error(err)
 	}
 }
