@@ -93,9 +93,11 @@ func (f *File) writeState(s state) error {
 func (f *File) boot() [16]byte { return f.sys.bootID() }
 
 // allocateByWriting fills a part of the file with zeros, so that it has its
-// place on the disk and needs no more of the file system's own records.
+// place on the disk and needs no more of the file system's own records. It
+// writes page by page: of what is written together linux makes large pages, and
+// a large page is written as a whole for each slot that is touched in it.
 func allocateByWriting(f *os.File, off, n int64) error {
-	zeros := make([]byte, min(n, 1<<20))
+	zeros := make([]byte, min(n, 4096))
 	for n > 0 {
 		m, err := f.WriteAt(zeros[:min(n, int64(len(zeros)))], off)
 		if err != nil {

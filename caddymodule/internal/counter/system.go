@@ -11,6 +11,10 @@ type system struct {
 	unlock    func(fd *os.File) error
 	syncAll   func(f *File) error           // all that was changed
 	syncSlot  func(f *File, n uint32) error // one slot, and perhaps its neighbours
+	inPieces  func(fd *os.File) bool        // start and finish make a sync of this file
+	start     func(f *File, off, n int64) error
+	finish    func(f *File) error // of all starts, and of the header
+	unlatch   func(mem []byte) error
 	allocate  func(fd *os.File, off, n int64) error
 	fillHoles func(fd *os.File, size int64) error
 	bootID    func() [16]byte
