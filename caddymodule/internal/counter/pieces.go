@@ -11,17 +11,17 @@ const minPause = 200 * time.Microsecond
 // syncPieces makes durable what was changed before, in pieces of 64 pages. Of
 // each, the touched pages are given to the disk and opened again at once, so
 // that a request meets a page that is shut for well under a millisecond, if at
-// all, and none waits for the disk. Between the pieces it rests, so that its
-// work is spread evenly, unless the file is being closed. Leases, and all
+// all, and none waits for the disk. Between the pieces it rests, so that they
+// are spread evenly over the time, unless the file is being closed. Leases, and all
 // else that syncs, may come between.
-func (f *File) syncPieces() error {
+func (f *File) syncPieces(within time.Duration) error {
 	f.dirty.Store(false)
 	chunks := *f.chunks.Load()
 	all := 0
 	for _, c := range chunks {
 		all += c.marked()
 	}
-	r := newRest(f, all)
+	r := newRest(f, within, all)
 	defer r.timer.Stop()
 	for _, c := range chunks {
 		for i := range c.marks {
@@ -95,22 +95,23 @@ func (c *chunk) marked() (n int) {
 	return n
 }
 
-// rest spreads so many steps over the time that a sync has.
+// rest spreads so many steps over a time.
 type rest struct {
 	f         *File
+	within    time.Duration
 	timer     *time.Timer
 	start     time.Time
 	done, all int
 }
 
-func newRest(f *File, all int) *rest {
-	return &rest{f: f, timer: time.NewTimer(time.Hour), start: time.Now(), all: max(all, 1)}
+func newRest(f *File, within time.Duration, all int) *rest {
+	return &rest{f: f, within: within, timer: time.NewTimer(time.Hour), start: time.Now(), all: max(all, 1)}
 }
 
 // rest waits until it is time for the next step.
 func (r *rest) rest() {
 	r.done++
-	wait := time.Duration(int64(r.f.spread())*int64(min(r.done, r.all))/int64(r.all)) - time.Since(r.start)
+	wait := time.Duration(int64(r.within)*int64(min(r.done, r.all))/int64(r.all)) - time.Since(r.start)
 	if wait < minPause {
 		return
 	}

@@ -68,14 +68,14 @@ func TestPowerCutAfterPieces(t *testing.T) {
 			count()
 			if rnd.IntN(3) == 0 {
 				d.fail = syscall.EIO
-				if err := f.sync(); !errors.Is(err, d.fail) {
+				if err := f.sync(0); !errors.Is(err, d.fail) {
 					t.Fatal(err)
 				}
 				d.fail = nil
 				failed++
 			}
 		}
-		if err := f.sync(); err != nil || f.Err() != nil {
+		if err := f.sync(0); err != nil || f.Err() != nil {
 			t.Fatal(err, f.Err())
 		}
 		clear(now)
@@ -114,7 +114,7 @@ func TestSyncFailsBetweenPieces(t *testing.T) {
 	f = openSys(t, newPath(t), quiet(), sys)
 	slot(t, f, 1).SetUsed(7)
 	before := whole
-	if err := f.sync(); err != nil || f.Err() != nil || whole != before+1 {
+	if err := f.sync(0); err != nil || f.Err() != nil || whole != before+1 {
 		t.Fatal(err, f.Err(), whole-before)
 	}
 }
@@ -135,7 +135,7 @@ func TestPiecesAreWhatWasTouched(t *testing.T) {
 	for n := range 10_000 {
 		slot(t, f, n)
 	}
-	if err := f.sync(); err != nil || len(parts) != 3 {
+	if err := f.sync(0); err != nil || len(parts) != 3 {
 		t.Fatal(err, parts)
 	}
 	parts = nil
@@ -143,11 +143,11 @@ func TestPiecesAreWhatWasTouched(t *testing.T) {
 		slot(t, f, n).SetUsed(1)
 	}
 	want := [][2]int64{{offset(64), 10 * 4096}, {offset(9_984), 4096}}
-	if err := f.sync(); err != nil || len(parts) != 2 || parts[0] != want[0] || parts[1] != want[1] {
+	if err := f.sync(0); err != nil || len(parts) != 2 || parts[0] != want[0] || parts[1] != want[1] {
 		t.Fatal(err, parts, want)
 	}
 	parts = nil
-	if err := f.sync(); err != nil || len(parts) != 0 {
+	if err := f.sync(0); err != nil || len(parts) != 0 {
 		t.Fatal("what was not touched is written", err, parts)
 	}
 }

@@ -119,7 +119,7 @@ func (f *File) SetFold(name [8]byte) error {
 	if err := f.gone(); err != nil {
 		return err
 	}
-	if err := f.sync(); err != nil {
+	if err := f.sync(0); err != nil {
 		return err
 	}
 	f.growMu.Lock()

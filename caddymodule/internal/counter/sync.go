@@ -37,14 +37,15 @@ func (f *File) tick() {
 	f.probe()
 	f.growAhead()
 	if f.dirty.Load() || f.has(troubleSync) {
-		_ = f.sync() // it is in Err
+		_ = f.sync(f.spread()) // it is in Err
 	}
 }
 
-// sync makes durable what was changed before, without haste where it can.
-func (f *File) sync() error {
+// sync makes durable what was changed before, within about the time that it is
+// given, but never as one long piece of work where it need not be.
+func (f *File) sync(within time.Duration) error {
 	if f.pieces && !f.has(troubleSync) {
-		return f.syncPieces()
+		return f.syncPieces(within)
 	}
 	return f.syncAll()
 }
