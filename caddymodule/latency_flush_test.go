@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -46,7 +47,7 @@ func TestSpeedOfTheGateWhileCountersAreFlushed(t *testing.T) {
 		}
 		e, m := g.handler.app.engine.Load(), g.handler.app.metering
 		t.Run("headers "+headers+", seconds with a flush of the counters", func(t *testing.T) {
-			g.withFlushes(t, requests, func() error { return nil }) // they are flushed each second
+			g.withFlushes(t, requests, nil) // they are flushed each second
 		})
 		t.Run("headers "+headers+", seconds with a flush of counters and usage", func(t *testing.T) {
 			g.withFlushes(t, requests, func() error { return m.Usage.Flush(t.Context()) })
@@ -62,22 +63,31 @@ func TestSpeedOfTheGateWhileCountersAreFlushed(t *testing.T) {
 	}
 }
 
-// withFlushes compares windows in which 10,000 counters and series wait to be
-// flushed with windows before which they were.
-func (b *bareGate) withFlushes(t *testing.T, requests []*http.Request, flush func() error) {
+// withFlushes compares windows in which 10,000 counters wait to be flushed with
+// windows before which they were. Likewise the series, if there is a flush for
+// them; else they always were.
+func (b *bareGate) withFlushes(t *testing.T, requests []*http.Request, series func() error) {
 	m := b.handler.app.metering
 	var without, with windows
 	for i := range 2 * flushWindows {
 		busy := (i+i/2)%2 == 1 // quiet, busy, busy, quiet
 		b.touch(t)
-		done := make(chan error, 1)
+		var err error
+		if !busy || series == nil {
+			err = m.Usage.Flush(t.Context())
+		}
 		if !busy {
-			if err := errors.Join(m.Counters.Flush(), m.Usage.Flush(t.Context())); err != nil {
-				t.Fatal(err)
-			}
-			done <- nil
+			err = errors.Join(err, m.Counters.Flush())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		runtime.GC() // what the preparations left behind
+		done := make(chan error, 1)
+		if busy && series != nil {
+			go func() { done <- series() }()
 		} else {
-			go func() { done <- flush() }()
+			done <- nil
 		}
 		w := b.steadily(requests)
 		if err := <-done; err != nil {
