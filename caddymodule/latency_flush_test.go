@@ -4,10 +4,15 @@ package caddymodule
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"math"
+	"math/rand/v2"
 	"net/http"
 	"os"
+	"runtime"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -23,10 +28,12 @@ import (
 const flushed = 10_000
 
 // TestSpeedOfTheGateWhileCountersAreFlushed compares the latency of charged
-// requests during flushes of 10,000 touched counters and series of usage with
-// that while nothing is flushed, in turns, and with that beside work of another
-// kind. It reports, and judges nothing: set
-// KEYTOLL_SPEED=1.
+// requests in seconds with a flush of 10,000 touched counters, and of as many
+// series of usage, to that in seconds without any, in turns: at a steady rate
+// far below what the machine can do, and at the pace at which a gateway flushes.
+// After that, it compares what is served during a flush alone, one request after
+// another, and with what is served beside work of another kind. It reports, and
+// judges nothing: set KEYTOLL_SPEED=1.
 func TestSpeedOfTheGateWhileCountersAreFlushed(t *testing.T) {
 	if os.Getenv("KEYTOLL_SPEED") == "" {
 		t.Skip("set KEYTOLL_SPEED=1")
@@ -39,6 +46,12 @@ func TestSpeedOfTheGateWhileCountersAreFlushed(t *testing.T) {
 			requests = append(requests, g.request(text))
 		}
 		e, m := g.handler.app.engine.Load(), g.handler.app.metering
+		t.Run("headers "+headers+", seconds with a flush of the counters", func(t *testing.T) {
+			g.withFlushes(t, requests, nil) // they are flushed each second
+		})
+		t.Run("headers "+headers+", seconds with a flush of counters and usage", func(t *testing.T) {
+			g.withFlushes(t, requests, func() error { return m.Usage.Flush(t.Context()) })
+		})
 		for name, flush := range map[string]func() error{
 			"another's work":    work,
 			"usage":             func() error { return m.Usage.Flush(t.Context()) },
@@ -48,6 +61,137 @@ func TestSpeedOfTheGateWhileCountersAreFlushed(t *testing.T) {
 			t.Run("headers "+headers+", "+name, func(t *testing.T) { g.whileFlushing(t, requests, flush) })
 		}
 	}
+}
+
+// withFlushes compares windows in which 10,000 counters wait to be flushed with
+// windows before which they were. Likewise the series, if there is a flush for
+// them; else they always were.
+func (b *bareGate) withFlushes(t *testing.T, requests []*http.Request, series func() error) {
+	m := b.handler.app.metering
+	var without, with windows
+	for i := range 2 * flushWindows {
+		busy := (i+i/2)%2 == 1 // quiet, busy, busy, quiet
+		b.touch(t)
+		var err error
+		if !busy || series == nil {
+			err = m.Usage.Flush(t.Context())
+		}
+		if !busy {
+			err = errors.Join(err, m.Counters.Flush())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		runtime.GC() // what the preparations left behind
+		done := make(chan error, 1)
+		if busy && series != nil {
+			go func() { done <- series() }()
+		} else {
+			done <- nil
+		}
+		w := b.steadily(requests)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if busy {
+			with.list = append(with.list, w)
+		} else {
+			without.list = append(without.list, w)
+		}
+	}
+	for _, p := range []float64{0.5, 0.9, 0.99, 0.999} {
+		from, to := compareWindows(&without, &with, p)
+		a, b := without.quantile(p, without.list), with.quantile(p, with.list)
+		t.Logf("p%g: %s in windows without a flush, %s with one: %.2f of it, 90%% sure from %.2f to %.2f", p*100, a, b, float64(b)/float64(a), from, to)
+	}
+	served, took := without.total()
+	_, more := with.total()
+	t.Logf("%d windows of %s of each kind, %d requests in each; a flush takes %s of processor time", flushWindows, flushWindow, served/flushWindows, (more-took)/flushWindows)
+}
+
+// Windows are long enough for the flush of a second, which the counters begin by
+// themselves.
+const (
+	flushWindows = 24
+	flushWindow  = time.Second
+	flushThink   = 100 * time.Microsecond // between two requests
+)
+
+// window is what was measured in one.
+type window struct {
+	counts [2048]int // of requests, by duration: each bin is a hundredth longer
+	cpu    time.Duration
+}
+
+func (w *window) bin(d time.Duration) *int {
+	return &w.counts[min(int(math.Log(float64(max(d, 1)))/math.Log(1.01)), len(w.counts)-1)]
+}
+
+// windows are those of one kind.
+type windows struct{ list []*window }
+
+// quantile is that of all requests in some windows.
+func (*windows) quantile(p float64, of []*window) time.Duration {
+	var counts [len(window{}.counts)]int
+	all := 0
+	for _, w := range of {
+		for i, n := range w.counts {
+			counts[i] += n
+			all += n
+		}
+	}
+	i := 0
+	for rest := int(float64(all-1) * p); rest >= counts[i]; i++ {
+		rest -= counts[i]
+	}
+	return time.Duration(math.Pow(1.01, float64(i)+0.5))
+}
+
+// total returns how many requests there were, and what the process took for them
+// and all else.
+func (k *windows) total() (requests int, cpu time.Duration) {
+	for _, w := range k.list {
+		for _, n := range w.counts {
+			requests += n
+		}
+		cpu += w.cpu
+	}
+	return requests, cpu
+}
+
+// drawn returns as many windows as there are, any of them, some of them twice.
+func (k *windows) drawn(random *rand.Rand) []*window {
+	out := make([]*window, len(k.list))
+	for i := range out {
+		out[i] = k.list[random.IntN(len(k.list))]
+	}
+	return out
+}
+
+// compareWindows returns between what the ratio of the quantiles lies in nine of
+// ten draws from the windows.
+func compareWindows(a, b *windows, p float64) (from, to float64) {
+	random := rand.New(rand.NewPCG(1, 2))
+	ratios := make([]float64, 1000)
+	for i := range ratios {
+		ratios[i] = float64(b.quantile(p, b.drawn(random))) / float64(a.quantile(p, a.drawn(random)))
+	}
+	slices.Sort(ratios)
+	return ratios[50], ratios[950]
+}
+
+// steadily serves for one window, with time between the requests.
+func (b *bareGate) steadily(requests []*http.Request) *window {
+	w := new(window)
+	serve := b.inTurn(requests)
+	cpu, end := usedProcessor(), time.Now().Add(flushWindow)
+	think := syscall.NsecToTimespec(int64(flushThink))
+	for time.Now().Before(end) {
+		*w.bin(serve())++
+		_ = syscall.Nanosleep(&think, nil) // time.Sleep takes a millisecond
+	}
+	w.cpu = usedProcessor() - cpu
+	return w
 }
 
 // work takes as much processor time and memory as a flush does, and no lock of

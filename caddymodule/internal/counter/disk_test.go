@@ -21,14 +21,17 @@ func TestFailingDisk(t *testing.T) {
 	var fail atomic.Pointer[error]
 	syncs := make(chan error)
 	sys := theSystem
-	sys.syncAll = func(f *File) error {
-		p := fail.Load()
-		if p == nil {
-			return theSystem.syncAll(f)
+	failing := func(sync func(*File) error) func(*File) error {
+		return func(f *File) error {
+			p := fail.Load()
+			if p == nil {
+				return sync(f)
+			}
+			syncs <- *p
+			return *p
 		}
-		syncs <- *p
-		return *p
 	}
+	sys.syncAll, sys.finish = failing(sys.syncAll), failing(sys.finish)
 	o := quiet()
 	o.Sync = time.Millisecond
 	told := make(chan error, 100)
@@ -79,7 +82,7 @@ func await(f *File, ok func() bool, syncs chan error) {
 		select {
 		case <-syncs:
 		default:
-			f.touch()
+			f.dirty.Store(true)
 		}
 	}
 }

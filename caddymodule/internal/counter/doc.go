@@ -18,6 +18,15 @@
 // what holds there for a power cut holds for the end of the process, and
 // nothing keeps a second process out.
 //
+// # Syncs
+//
+// On ext4 and XFS, which overwrite files in place, a sync goes piece by piece,
+// with pauses, and holds up nobody: of each 64 pages those that were touched are
+// given to the disk and made writable again at once, and in the end the disk is
+// flushed. Elsewhere the whole file is synced, and the touched pages are made
+// writable after that. So a request does not wait for the page that it counts
+// in, but by a chance of some thousandths.
+//
 // # File
 //
 //	   0  magic, version uint32, byte order mark uint32, installation 8 bytes,
@@ -43,17 +52,18 @@
 //
 // Whoever opens the file folds it into the database beside it now and then:
 // before each backup, in order to stop, and every few minutes. [File.Values]
-// gives what the slots count, the database takes all of it in one transaction
-// under a new random name, and the file gets that name with [File.SetFold].
-// So a backup of the database has the counts of its moment.
+// gives what the slots count, the database takes what has changed, some at a time,
+// and then a new random name for all of it, and the file gets that name with
+// [File.SetFold]. So a backup of the database has the counts of its moment.
 //
 // A file and a database that have the same name belong together, and the file
 // is the newer. If the names differ, or the file was made anew, the copy is put
 // in with [File.Adopt]: of each slot the later period counts, and in the same
 // period the higher use. So neither a lost file, nor a restored database, nor
 // an older file put back has more left than there was at the last fold; what
-// was used since is lost with the file. A kill between the transaction and the
-// name costs what was given back in that moment, and never grants anything.
+// was used since is lost with the file. A kill between the database's name
+// and the file's costs what was given back in that moment, and never grants
+// anything; before the database's name, nothing.
 //
 // # Recovery
 //

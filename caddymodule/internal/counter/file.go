@@ -60,6 +60,9 @@ type chunk struct {
 	mem   []byte // whole pages
 	recs  []record
 	first uint32 // number of recs[0]
+
+	marks []atomic.Uint64 // see markOf
+	taken []uint64        // of marks, by the sync that is running; guarded by syncMu
 }
 
 // File is a file of counters that is open. Its methods may be called by many
@@ -75,6 +78,8 @@ type File struct {
 	turnMu   sync.Mutex               // one Turn at a time
 	chunks   atomic.Pointer[[]*chunk] // ascending
 	dirty    atomic.Bool
+	turned   atomic.Bool // since the last sync: the journal's page is touched
+	pieces   bool        // syncs go piece by piece; see syncPieces
 	recovery Recovery
 
 	mu       sync.RWMutex // of what follows
@@ -93,14 +98,6 @@ type File struct {
 	done sync.WaitGroup
 	once sync.Once
 	err  error // of Close
-}
-
-// touch notes that there is something to write to the disk. It comes after the
-// change.
-func (f *File) touch() {
-	if !f.dirty.Load() {
-		f.dirty.Store(true)
-	}
 }
 
 // Recovery returns what Open found.
@@ -150,8 +147,8 @@ func (f *File) slot(n uint32, id [16]byte) (*Slot, error) {
 	if err := f.gone(); err != nil {
 		return nil, err
 	}
-	_, r := f.record(n)
-	return &Slot{r: r, f: f, n: n, id: id}, nil
+	c, r := f.record(n)
+	return &Slot{r: r, f: f, mark: c.markOf(n), n: n, id: id}, nil
 }
 
 // take makes a slot for id. If there is no room it returns the capacity.
@@ -177,7 +174,7 @@ func (f *File) take(id [16]byte) (n uint32, room int, err error) {
 	default:
 		return f.capacity, 0, nil
 	}
-	_, r := f.record(n)
+	c, r := f.record(n)
 	r.birth(n, id)
 	if len(f.free) > 0 {
 		f.free = f.free[:len(f.free)-1]
@@ -185,7 +182,7 @@ func (f *File) take(id [16]byte) (n uint32, room int, err error) {
 		f.next++
 	}
 	f.ids[id] = n
-	f.touch()
+	f.touch(c.markOf(n), n)
 	return n, 1, nil
 }
 
@@ -232,7 +229,9 @@ func (f *File) Each(fn func(*Slot) bool) (err error) {
 }
 
 func newChunk(mem []byte, pad int, first, n uint32) *chunk {
-	return &chunk{mem: mem, recs: unsafe.Slice((*record)(unsafe.Pointer(&mem[pad])), n), first: first}
+	words := (first+n-1)/slotsInWord - first/slotsInWord + 1
+	return &chunk{mem: mem, recs: unsafe.Slice((*record)(unsafe.Pointer(&mem[pad])), n), first: first,
+		marks: make([]atomic.Uint64, words), taken: make([]uint64, words)}
 }
 
 // mapSlots brings n slots from number first on into memory.

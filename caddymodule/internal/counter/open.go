@@ -122,7 +122,7 @@ func (f *File) lockFile() error {
 	if err != nil {
 		return errors.Join(err, fd.Close())
 	}
-	f.fd = fd
+	f.fd, f.pieces = fd, f.sys.start != nil && f.sys.inPieces(fd)
 	return nil
 }
 

@@ -2,16 +2,18 @@ package counter
 
 import (
 	"runtime/debug"
+	"sync/atomic"
 )
 
 // Slot is the account of one id. Its methods may be called by many goroutines;
 // each is atomic, but for what Turn says. All but ID, Lease and Turn may meet a
 // page that the disk does not give: see [File.Guard].
 type Slot struct {
-	r  *record
-	f  *File
-	n  uint32
-	id [16]byte
+	r    *record
+	f    *File
+	mark *atomic.Uint64 // of its page
+	n    uint32
+	id   [16]byte
 }
 
 // ID returns the id that the slot belongs to.
@@ -41,7 +43,7 @@ func (s *Slot) Add(delta int64) (int64, error) {
 			return old, ErrOverflow
 		}
 		if s.r.used.CompareAndSwap(old, sum) {
-			s.f.touch()
+			s.f.touch(s.mark, s.n)
 			return sum, nil
 		}
 	}
@@ -51,7 +53,7 @@ func (s *Slot) Add(delta int64) (int64, error) {
 func (s *Slot) CompareAndSwap(old, new int64) bool {
 	ok := s.r.used.CompareAndSwap(old, new)
 	if ok {
-		s.f.touch()
+		s.f.touch(s.mark, s.n)
 	}
 	return ok
 }
@@ -59,13 +61,13 @@ func (s *Slot) CompareAndSwap(old, new int64) bool {
 // SetUsed sets Used.
 func (s *Slot) SetUsed(v int64) {
 	s.r.used.Store(v)
-	s.f.touch()
+	s.f.touch(s.mark, s.n)
 }
 
 // SetCarried sets Carried.
 func (s *Slot) SetCarried(v int64) {
 	s.r.carried.Store(v)
-	s.f.touch()
+	s.f.touch(s.mark, s.n)
 }
 
 // Turn begins a new period: all three values are set, and the lease ends. A
@@ -80,11 +82,14 @@ func (s *Slot) Turn(period, used, carried int64) (err error) {
 	f.turnMu.Lock()
 	defer f.turnMu.Unlock()
 	old, next := s.r.values(), values{period, carried, used, used, used}
+	if !f.turned.Load() {
+		f.turned.Store(true)
+	}
 	f.journal.begin(s.n, old, next)
 	s.r.turns.Add(1)
 	s.r.store(next)
 	f.journal.end()
-	f.touch()
+	f.touch(s.mark, s.n)
 	return nil
 }
 
@@ -109,7 +114,7 @@ func (s *Slot) Lease(upTo int64) (err error) {
 		return f.wrap(ErrTurned)
 	}
 	s.r.leased.Store(max(upTo, s.r.leased.Load()))
-	f.touch()
+	f.touch(s.mark, s.n)
 	return nil
 }
 
@@ -122,6 +127,6 @@ func (s *Slot) promise(upTo int64) (turn uint32, done bool) {
 		return 0, true
 	}
 	s.r.promised.Store(max(upTo, s.r.promised.Load()))
-	s.f.touch()
+	s.f.touch(s.mark, s.n)
 	return s.r.turns.Load(), false
 }

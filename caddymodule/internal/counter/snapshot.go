@@ -116,12 +116,15 @@ func (f *File) Fold() [8]byte {
 // SetFold writes everything to the disk, and then the name of the copy that was
 // made of it.
 func (f *File) SetFold(name [8]byte) error {
-	f.growMu.Lock()
-	defer f.growMu.Unlock()
 	if err := f.gone(); err != nil {
 		return err
 	}
-	if err := f.syncAll(); err != nil {
+	if err := f.sync(0); err != nil {
+		return err
+	}
+	f.growMu.Lock()
+	defer f.growMu.Unlock()
+	if err := f.gone(); err != nil {
 		return err
 	}
 	f.mu.RLock()
@@ -133,5 +136,5 @@ func (f *File) SetFold(name [8]byte) error {
 		f.fold = before
 		return f.wrap(err)
 	}
-	return f.syncAll()
+	return f.syncHeader()
 }

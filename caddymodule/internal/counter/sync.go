@@ -5,10 +5,19 @@ import (
 	"time"
 )
 
+// spread is the time over which the pieces of a sync are spread. The next one
+// begins so much earlier: what came right after its piece was written still
+// waits no longer than Options.Sync for the next.
+func (f *File) spread() time.Duration { return min(f.opt.Sync/4, 250*time.Millisecond) }
+
 // run writes to the disk until the file is closed.
 func (f *File) run() {
 	defer f.done.Done()
-	t := time.NewTicker(f.opt.Sync)
+	every := f.opt.Sync
+	if f.pieces {
+		every -= f.spread()
+	}
+	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
 		select {
@@ -28,8 +37,17 @@ func (f *File) tick() {
 	f.probe()
 	f.growAhead()
 	if f.dirty.Load() || f.has(troubleSync) {
-		_ = f.syncAll() // it is in Err
+		_ = f.sync(f.spread()) // it is in Err
 	}
+}
+
+// sync makes durable what was changed before, within about the time that it is
+// given, but never as one long piece of work where it need not be.
+func (f *File) sync(within time.Duration) error {
+	if f.pieces && !f.has(troubleSync) {
+		return f.syncPieces(within)
+	}
+	return f.syncAll()
 }
 
 // Flush writes everything to the disk and returns when it is there.
@@ -45,12 +63,30 @@ func (f *File) Flush() error {
 func (f *File) syncAll() error {
 	f.syncMu.Lock()
 	defer f.syncMu.Unlock()
+	return f.syncWhole()
+}
+
+// syncWhole is syncAll for who has syncMu.
+func (f *File) syncWhole() error {
 	f.dirty.Store(false)
+	chunks := *f.chunks.Load()
+	for _, c := range chunks {
+		c.take()
+	}
 	err := f.sys.syncAll(f)
 	if err != nil {
 		return f.syncFailed(err)
 	}
 	f.set(troubleSync, nil)
+	if f.stopping() {
+		return nil
+	}
+	f.openHeader()
+	for _, c := range chunks {
+		for i, marks := range c.taken {
+			f.open(c, i, marks)
+		}
+	}
 	return nil
 }
 
@@ -72,9 +108,6 @@ func (f *File) syncFailed(err error) error {
 	f.set(troubleSync, err)
 	return err
 }
-
-// recordsPerTouch are in the smallest page there is.
-const recordsPerTouch = 4096 / 64
 
 // leaseQueue gathers leases that wait for the disk.
 type leaseQueue struct {

@@ -10,7 +10,7 @@ import (
 
 var theSystem = system{
 	mapFile: mapped.Map, seal: mapped.Seal, lock: lockFile, unlock: mapped.Unlock,
-	syncAll: syncFile, syncSlot: syncOne, allocate: mapped.Allocate, fillHoles: mapped.FillHoles,
+	syncAll: syncFile, syncSlot: syncOne, allocate: allocate, fillHoles: mapped.FillHoles,
 	bootID: func() [16]byte { return [16]byte{} },
 }
 

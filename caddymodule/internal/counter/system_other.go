@@ -15,8 +15,9 @@ var theSystem = system{
 	mapFile: readPart, seal: func([]byte) {},
 	lock: mapped.Lock, unlock: mapped.Unlock,
 	syncAll: syncFile, syncSlot: func(f *File, _ uint32) error { return syncFile(f) },
-	allocate: mapped.Allocate, fillHoles: mapped.FillHoles,
-	bootID: func() [16]byte { return [16]byte{} },
+	allocate: allocate, fillHoles: mapped.FillHoles,
+	bootID:  func() [16]byte { return [16]byte{} },
+	unlatch: func([]byte) error { return nil },
 }
 
 // readPart reads a part of the file into memory that atomic operations can

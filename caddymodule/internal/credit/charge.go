@@ -81,8 +81,8 @@ func (r *Receipt) planQuotas(who *Payer, ofKey bool, f *Refusal) {
 		*f = failed(err, ofKey)
 		return
 	}
-	for i := range t.Quotas {
-		q, a := &t.Quotas[i], p.quotas[i]
+	for i, a := range p.quotas {
+		q := &t.Quotas[i]
 		if err := a.turn(r.now, q.Period, 0); err != nil {
 			*f = failed(err, ofKey)
 			return
@@ -98,8 +98,8 @@ func (r *Receipt) planQuotas(who *Payer, ofKey bool, f *Refusal) {
 
 // planCredits notes what is to be taken from a payer's credits.
 func (r *Receipt) planCredits(who *Payer, ofKey bool, f *Refusal) {
-	p, t := who.Purse, who.Terms
-	if p == nil || t == nil || t.Credits == nil {
+	p := who.Purse
+	if p == nil || who.Terms == nil || p.credit == nil { // it is bound already
 		return
 	}
 	if err := p.turnCredits(r.now); err != nil {
@@ -117,7 +117,7 @@ func (r *Receipt) planCredits(who *Payer, ofKey bool, f *Refusal) {
 
 // turnCredits opens the period of the bound allowance that now is in.
 func (p *Purse) turnCredits(now int64) error {
-	by := p.terms.Credits
+	by := &p.by
 	most := int64(0)
 	if by.Add {
 		most = int64(by.Amount)
@@ -129,7 +129,7 @@ func (p *Purse) turnCredits(now int64) error {
 // It returns how much of it is not there; that too is noted, on the period's
 // account.
 func (p *Purse) spend(r *Receipt, ofKey bool, amount access.Credits) (short access.Credits) {
-	by, a := p.terms.Credits, p.credit
+	by, a := &p.by, p.credit
 	limit := by.Amount + access.Credits(a.carried())
 	used := access.Credits(a.used())
 	base := min(amount, max(limit-used, 0))

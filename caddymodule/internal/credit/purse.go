@@ -12,17 +12,23 @@ import (
 // Purse is the accounts of one tenant or key. Get it from a ledger, and let go
 // of it when done: there is one for each subject for as long as anybody has
 // it. It is safe for concurrent use.
+//
+// With a million of them each look into another piece of memory costs a charge
+// more than all that it reckons. So what a charge needs of the terms, and the
+// account that most purses have, are in the purse.
 type Purse struct {
+	mu     sync.Mutex
+	terms  *Terms     // what the rest is bound to
+	credit *account   // nil: the terms have no credits
+	by     Allowance  // that of the terms
+	quotas []*account // in the order of terms.Quotas
+	grants []boundGrant
+	first  account // of kept
+
+	kept  []keptAccount // all accounts with a period that were used so far
 	slots Slots
 	owner subject
 	fresh atomic.Bool // asked for since the cache last looked
-
-	mu     sync.Mutex
-	kept   []keptAccount // all accounts with a period that were used so far
-	terms  *Terms        // what the rest is bound to
-	credit *account
-	quotas []*account // in the order of terms.Quotas
-	grants []boundGrant
 }
 
 // keptAccount is an account and what tells it from others.
@@ -72,6 +78,9 @@ func (p *Purse) bind(t *Terms) error {
 		return err
 	}
 	p.terms, p.credit, p.quotas, p.grants = t, credit, quotas, grants
+	if p.by = (Allowance{}); t.Credits != nil {
+		p.by = *t.Credits
+	}
 	return nil
 }
 
@@ -86,7 +95,11 @@ func (p *Purse) account(what byte, kind period.Kind) (*account, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &account{slot: slot}
+	a := &p.first
+	if len(p.kept) > 0 {
+		a = new(account)
+	}
+	a.slot = slot
 	p.kept = append(p.kept, keptAccount{what, kind, a})
 	return a, nil
 }

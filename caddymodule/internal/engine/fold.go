@@ -61,76 +61,143 @@ func readFold(r store.Reader) (*fold, error) {
 // folding makes the copies of one Metering.
 type folding struct{ mu sync.Mutex }
 
+// A fold goes in steps of a few parts, and rests after each for so many times as
+// long as it took: it is a fiftieth of a processor.
+const (
+	partsInStep = 16
+	foldShare   = 50
+	foldRest    = 100 * time.Millisecond // at most
+	backupRest  = 10 * time.Millisecond  // likewise, where somebody waits for it
+)
+
 // foldCounters copies what is counted into the store. When it returns, every
 // count of before is there; what has not changed is not written again. A file
 // with damaged counters is not copied.
 func (e *Engine) foldCounters(ctx context.Context, m *Metering) error {
+	return e.foldWithin(ctx, m, foldRest)
+}
+
+// foldWithin is foldCounters that rests no longer than that at a time.
+func (e *Engine) foldWithin(ctx context.Context, m *Metering, rest time.Duration) error {
 	if len(m.Counters.Recovery().Damaged) > 0 {
 		return nil // the copy has the damaged ones as they were before
 	}
 	m.folding.mu.Lock()
 	defer m.folding.mu.Unlock()
-	next := fold{at: e.clock().Unix()}
-	changed := make(map[uint32][]byte)
-	var was *fold
-	err := e.Store.View(ctx, func(r store.Reader) (err error) {
-		if was, err = readFold(r); err != nil {
-			return err
-		}
-		next.parts, err = changedParts(r, m.Counters, changed)
-		return err
-	})
-	if err != nil {
+	f := folder{Engine: e, file: m.Counters, most: rest, next: fold{at: e.clock().Unix()}}
+	if err := f.run(ctx); err != nil {
 		return fmt.Errorf("folding the counters: %w", err)
 	}
-	if was != nil && len(changed) == 0 && was.parts == next.parts && was.name == m.Counters.Fold() {
+	if f.was != nil && !f.changed && f.was.parts == f.next.parts && f.was.name == m.Counters.Fold() {
 		return nil
 	}
-	if _, err := rand.Read(next.name[:]); err != nil {
+	if _, err := rand.Read(f.next.name[:]); err != nil {
 		return err
 	}
-	if err := e.Store.Update(ctx, func(tx store.Tx) error { return putFold(tx, was, &next, changed) }); err != nil {
+	if err := e.Store.Update(ctx, f.end); err != nil {
 		return fmt.Errorf("folding the counters: %w", err)
 	}
-	return m.Counters.SetFold(next.name)
+	return m.Counters.SetFold(f.next.name)
 }
 
-// changedParts collects the parts that are not as the store has them, and
-// returns how many parts there are.
-func changedParts(r store.Reader, file *counter.File, into map[uint32][]byte) (parts uint32, err error) {
-	var values []counter.Value
-	var text []byte
-	for first := uint32(0); first < file.Extent(); first += slotsInPart {
-		if values, err = file.Values(values[:0], first, slotsInPart); err != nil {
-			return 0, err
+// folder is one fold.
+type folder struct {
+	*Engine
+	file    *counter.File
+	most    time.Duration // of a rest
+	was     *fold         // the copy of before, nil if there is none
+	next    fold          // parts is how many were looked at
+	changed bool          // something was written
+
+	values []counter.Value
+	text   []byte
+	step   map[uint32][]byte // parts that are not as the store has them
+}
+
+// run brings all parts up to date. The copy keeps its name meanwhile: should the
+// process end, the file that it belongs to goes on, and if that is lost, each
+// counter goes on as it was at one fold or the other.
+func (f *folder) run(ctx context.Context) error {
+	for {
+		start := time.Now()
+		f.step = make(map[uint32][]byte)
+		if err := f.Store.View(ctx, f.read); err != nil {
+			return err
 		}
-		text = counter.AppendValues(text[:0], values)
-		old, err := r.Blob(partName(parts))
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return 0, err
+		if len(f.step) > 0 {
+			if err := f.Store.Update(ctx, f.write); err != nil {
+				return err
+			}
 		}
-		if err != nil || !bytes.Equal(old, text) {
-			into[parts] = append(make([]byte, 0, len(text)), text...)
+		if f.done() {
+			return nil
 		}
-		parts++
+		f.rest(min(foldShare*time.Since(start), f.most))
 	}
-	return parts, nil
 }
 
-func putFold(tx store.Tx, was, next *fold, changed map[uint32][]byte) error {
-	for n, text := range changed {
+// done reports whether all parts were looked at.
+func (f *folder) done() bool { return f.next.parts*slotsInPart >= f.file.Extent() }
+
+// rest waits, unless the engine is closed.
+func (f *folder) rest(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-f.stop:
+	}
+}
+
+// read collects what has changed in the next parts.
+func (f *folder) read(r store.Reader) (err error) {
+	if f.next.parts == 0 {
+		if f.was, err = readFold(r); err != nil {
+			return err
+		}
+	}
+	for i := 0; i < partsInStep && !f.done(); i++ {
+		if f.values, err = f.file.Values(f.values[:0], f.next.parts*slotsInPart, slotsInPart); err != nil {
+			return err
+		}
+		f.text = counter.AppendValues(f.text[:0], f.values)
+		old, err := r.Blob(partName(f.next.parts))
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		if err != nil || !bytes.Equal(old, f.text) {
+			f.step[f.next.parts] = append(make([]byte, 0, len(f.text)), f.text...) // empty is not nil
+		}
+		f.next.parts++
+	}
+	return nil
+}
+
+// write stores what has changed. The head always says how many parts there are.
+func (f *folder) write(tx store.Tx) error {
+	f.changed = true
+	for n, text := range f.step {
 		if err := tx.PutBlob(partName(n), text); err != nil {
 			return err
 		}
 	}
-	if was != nil {
-		for n := next.parts; n < was.parts; n++ {
+	head := fold{at: f.next.at, parts: f.next.parts}
+	if f.was != nil {
+		head = fold{f.was.name, f.was.at, max(f.was.parts, f.next.parts)}
+	}
+	return tx.PutBlob(blobFold, head.encode())
+}
+
+// end gives the copy its new name, and drops the parts that are left over.
+func (f *folder) end(tx store.Tx) error {
+	if f.was != nil {
+		for n := f.next.parts; n < f.was.parts; n++ {
 			if err := tx.PutBlob(partName(n), nil); err != nil {
 				return err
 			}
 		}
 	}
-	return tx.PutBlob(blobFold, next.encode())
+	return tx.PutBlob(blobFold, f.next.encode())
 }
 
 // unfold brings a file of counters that is not the one that the store's copy
@@ -197,7 +264,7 @@ func (e *Engine) Backup(ctx context.Context, w io.Writer) (int64, error) {
 	m := e.metered.m
 	e.metered.mu.Unlock()
 	if m != nil {
-		if err := e.foldCounters(ctx, m); err != nil {
+		if err := e.foldWithin(ctx, m, backupRest); err != nil {
 			return 0, err
 		}
 	}

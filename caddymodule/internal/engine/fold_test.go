@@ -231,6 +231,85 @@ func TestFoldThatFails(t *testing.T) {
 	}
 }
 
+// halting is a store that takes some changes, and then no more.
+type halting struct {
+	store.Store
+	left int
+}
+
+func (s *halting) Update(ctx context.Context, fn func(store.Tx) error) error {
+	if s.left--; s.left < 0 {
+		return errRefused
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+// A fold that ends half-way leaves a copy with all its parts under the name of
+// before: the file goes on as it is, and without it each counter as it was at
+// one fold or the other.
+func TestFoldThatEndsHalfWay(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "k.db")
+	e, m := openMetered(t, path)
+	const old, all = 2 * partsInStep * slotsInPart, 4 * partsInStep * slotsInPart
+	for i := range old {
+		count(t, m, i, 10)
+	}
+	if err := e.foldCounters(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	name := m.Counters.Fold()
+	for i := range all {
+		count(t, m, i, 1)
+	}
+	real := e.Store
+	e.Store = &halting{real, 3} // steps of four
+	if err := e.foldCounters(t.Context(), m); !errors.Is(err, errRefused) {
+		t.Fatal(err)
+	}
+	e.Store = real
+	f, parts := foldOf(t, e)
+	if f.name != name || m.Counters.Fold() != name || f.parts != 3*partsInStep || len(parts) != 3*partsInStep {
+		t.Fatalf("%+v, %d parts", f, len(parts))
+	}
+	var in CountersIn
+	head := f.encode()
+	for n, b := range parts {
+		if err := in.Blob(n, []byte(b)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(in.Blob(blobFold, head), in.Missing()); err != nil {
+		t.Fatal(err)
+	}
+	// As a process that is killed leaves it: the file is gone, the database is not.
+	if err := errors.Join(m.Counters.Close(), m.Usage.Close(t.Context()), os.Remove(path+countersSuffix)); err != nil {
+		t.Fatal(err)
+	}
+	again, err := e.openMetering(t.Context(), MeteringOptions{Retain: usage.Retention{Minute: 48 * time.Hour, Hour: 90 * 24 * time.Hour, Day: 800 * 24 * time.Hour}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range all {
+		want := int64(1)
+		switch {
+		case i < old:
+			want = 11
+		case i >= 3*partsInStep*slotsInPart:
+			want = -1
+		}
+		if got := usedOf(t, again, i); got != want {
+			t.Fatalf("counter %d is %d, want %d", i, got, want)
+		}
+	}
+	if err := errors.Join(again.Counters.Close(), again.Usage.Close(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	e.metered.m = nil
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // BenchmarkFold is a fold of 100,000 counters of which 10,000 changed.
 func BenchmarkFold(b *testing.B) {
 	e, m := openMetered(b, filepath.Join(b.TempDir(), "k.db"))

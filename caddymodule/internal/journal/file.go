@@ -70,8 +70,12 @@ type system struct {
 	sync     func(fd *os.File, c *chunk, from, to int) error // of c.mem
 }
 
+// allocate makes pages as large as can be: records are written one after the
+// other.
+func allocate(fd *os.File, off, n int64) error { return mapped.Allocate(fd, off, n, segmentLen) }
+
 var theSystem = system{
-	mapFile: mapped.Map, unmap: mapped.Unmap, allocate: mapped.Allocate,
+	mapFile: mapped.Map, unmap: mapped.Unmap, allocate: allocate,
 	sync: func(fd *os.File, c *chunk, from, to int) error { return mapped.Sync(fd, c.mem, from, to) },
 }
 

@@ -103,10 +103,10 @@ func TestDiskFullWhileGrowing(t *testing.T) {
 	sys, full := theSystem, false
 	sys.allocate = func(fd *os.File, off, n int64) error {
 		if full {
-			_ = mapped.WriteZeros(fd, off, n/2)
+			_ = mapped.WriteZeros(fd, off, n/2, segmentLen)
 			return os.ErrPermission
 		}
-		return mapped.Allocate(fd, off, n)
+		return allocate(fd, off, n)
 	}
 	path := newPath(t)
 	f := openSys(t, path, Options{Shards: 1}, sys)

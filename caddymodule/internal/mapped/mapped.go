@@ -13,9 +13,11 @@ import (
 var ErrLocked = errors.New("the file is in use by another process")
 
 // WriteZeros fills a part of the file with zeros, so that it has its place on
-// the disk and needs no more of the file system's own records.
-func WriteZeros(f *os.File, off, n int64) error {
-	zeros := make([]byte, min(n, 1<<20))
+// the disk and needs no more of the file system's own records. It writes step
+// bytes at once: of what is written together linux makes large pages, and a
+// large page is written as a whole for each store into it.
+func WriteZeros(f *os.File, off, n, step int64) error {
+	zeros := make([]byte, min(n, step))
 	for n > 0 {
 		m, err := f.WriteAt(zeros[:min(n, int64(len(zeros)))], off)
 		if err != nil {

@@ -11,12 +11,13 @@ import (
 func FlushDisk(*os.File) error { return nil }
 
 // Allocate finds out about a full disk at once, and then writes, so that later
-// stores need no room and nothing of the file system's journal.
-func Allocate(f *os.File, off, n int64) error {
+// stores need no room and nothing of the file system's journal. See WriteZeros for
+// step.
+func Allocate(f *os.File, off, n, step int64) error {
 	if err := fallocate(f, off, n); err != nil {
 		return err
 	}
-	return WriteZeros(f, off, n)
+	return WriteZeros(f, off, n, step)
 }
 
 // FillHoles gives every page up to size its place.

@@ -27,8 +27,9 @@ func Unmap([]byte) error { return nil }
 // Sync makes the whole file durable.
 func Sync(f *os.File, _ []byte, _, _ int) error { return f.Sync() }
 
-// Allocate gives a part of the file its place on the disk.
-func Allocate(f *os.File, off, n int64) error { return WriteZeros(f, off, n) }
+// Allocate gives a part of the file its place on the disk. See WriteZeros for
+// step.
+func Allocate(f *os.File, off, n, step int64) error { return WriteZeros(f, off, n, step) }
 
 // FillHoles does nothing.
 func FillHoles(*os.File, int64) error { return nil }
