@@ -21,7 +21,7 @@ func TestNoFaultAfterSync(t *testing.T) {
 	for n := range slots {
 		slots[n] = slot(t, f, n)
 	}
-	for what, sync := range map[string]func() error{"whole": f.Flush, "in pieces": func() error { return f.sync(0) }} {
+	for what, sync := range map[string]func() error{"whole": f.syncAll, "in pieces": f.Flush} {
 		countAll(slots)
 		for range 3 {
 			if err := sync(); err != nil {
@@ -44,7 +44,7 @@ func TestNoFaultAfterSync(t *testing.T) {
 func TestSyncAllocates(t *testing.T) {
 	f := open(t, newPath(t), manySlots())
 	s := slot(t, f, 1)
-	for what, sync := range map[string]func() error{"whole": f.Flush, "in pieces": func() error { return f.sync(0) }} {
+	for what, sync := range map[string]func() error{"whole": f.syncAll, "in pieces": f.Flush} {
 		n := testing.AllocsPerRun(3, func() {
 			_, _ = s.Add(1)
 			if err := sync(); err != nil {

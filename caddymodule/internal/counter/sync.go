@@ -55,7 +55,7 @@ func (f *File) Flush() error {
 	if err := f.gone(); err != nil {
 		return err
 	}
-	return f.syncAll()
+	return f.sync(0)
 }
 
 // syncAll makes durable what was changed before. The system knows which pages
