@@ -2,6 +2,7 @@ package usage
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,8 +53,8 @@ func TestHurryWhileTheStorageIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, c := newMemory(), newClock()
 		o := c.options(m)
-		asked := 0
-		o.OnError = func(error) { asked++ }
+		var asked atomic.Int32
+		o.OnError = func(error) { asked.Add(1) }
 		r := open(t, o)
 		r.Record(c.at(), series("a", 1, "", Class2xx), Sample{})
 		m.failAfter(0)
@@ -69,13 +70,13 @@ func TestHurryWhileTheStorageIsDown(t *testing.T) {
 			}
 		}
 		hurry()
-		if asked != 1 {
-			t.Errorf("asked %d times at once", asked)
+		if n := asked.Load(); n != 1 {
+			t.Errorf("asked %d times at once", n)
 		}
 		time.Sleep(hurryAgain) // of the bubble's clock
 		hurry()
-		if asked != 2 {
-			t.Errorf("asked %d times in all", asked)
+		if n := asked.Load(); n != 2 {
+			t.Errorf("asked %d times in all", n)
 		}
 		cancel()
 	})
