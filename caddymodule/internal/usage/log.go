@@ -147,8 +147,8 @@ func (r *Recorder) makeRoom(sync bool) (room bool) {
 			r.grew = time.Now() // and not each time
 		}
 	}
-	if sync && err == nil {
-		err = r.journal.Sync()
+	if sync && r.journal.Err() == nil { // also where the disk is full
+		err = errors.Join(err, r.journal.Sync())
 	}
 	bad := r.broken
 	r.broken = 0
