@@ -116,7 +116,7 @@ func (f *File) leave(word uint64) {
 
 // start takes a segment into use. Its records come after this.
 func (s *segment) start(id [8]byte, sequence uint64) {
-	s.sequence, s.end, s.drained, s.synced, s.found = sequence, 0, 1, 0, false
+	s.sequence, s.end, s.drained, s.synced, s.found, s.late = sequence, 0, 1, 0, false, false
 	b := s.body(0)
 	copy(b, id[:])
 	ne.PutUint32(b[8:], s.seal(id, sequence))

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"fmt"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -10,8 +11,12 @@ import (
 // Drain calls yield for each record that Append returned for before, and that
 // it was not called for yet: first for those that were found when the file was
 // opened. A record and its names are good until yield returns. bad is how many
-// were not as they were written.
+// were not as they were written. A record whose writer does not get to the end of
+// it, or that somebody else's zeros are in the place of, is waited for no longer
+// than about a second in all: what is left then in its segment is for a later
+// call, or the next Open.
 func (f *File) Drain(yield func(*Record)) (bad int) {
+	f.patience = maxPatience
 	for _, u := range f.undrained() {
 		bad += f.drain(u.s, u.end, yield)
 	}
@@ -56,9 +61,13 @@ func (f *File) drain(s *segment, end uint32, yield func(*Record)) (bad int) {
 	var r Record
 	for s.drained < end {
 		head := s.head(s.drained).Load()
-		if head == 0 {
-			head = f.await(s)
+		if head == 0 && !s.found {
+			if head = f.await(s); head == 0 && f.broken.Load() == nil {
+				f.lag(s)
+				return bad
+			}
 		}
+		s.late = false
 		n := f.read(s, end, head, &r)
 		switch {
 		case n > 0 && !isPad(head):
@@ -71,18 +80,36 @@ func (f *File) drain(s *segment, end uint32, yield func(*Record)) (bad int) {
 	return bad
 }
 
+// Bounds of waiting for writers.
+const (
+	maxPatience    = time.Second           // of one Drain
+	patienceBroken = 10 * time.Millisecond // of one slot, after a fault: its writer may have met it
+)
+
 // await returns the head of the next slot, once its writer has published it: he
-// is about to. It returns 0 for one that nobody will.
+// is about to. It returns 0 for one that nobody did.
 func (f *File) await(s *segment) (head uint64) {
-	for tries := 0; head == 0 && !s.found && f.broken.Load() == nil; tries++ {
-		if tries < 100 {
-			runtime.Gosched()
-		} else {
-			time.Sleep(20 * time.Microsecond) // he has no processor
+	for range 100 {
+		if runtime.Gosched(); s.head(s.drained).Load() != 0 {
+			return s.head(s.drained).Load()
 		}
-		head = s.head(s.drained).Load()
 	}
+	begun, waited := time.Now(), time.Duration(0)
+	for head == 0 && !s.late && waited < f.patience && (waited < patienceBroken || f.broken.Load() == nil) {
+		time.Sleep(20 * time.Microsecond) // he has no processor
+		waited, head = time.Since(begun), s.head(s.drained).Load()
+	}
+	f.patience -= waited
 	return head
+}
+
+// lag leaves a segment to its writers for now. If it is theirs no longer the file
+// was written by somebody else, and the journal takes no more records.
+func (f *File) lag(s *segment) {
+	s.late = true
+	if s.opened(f.opt.ID) != s.sequence {
+		f.stop(f.wrap(fmt.Errorf("%w: somebody else wrote to it", ErrFault)))
+	}
 }
 
 // read reads the record at the next slot and returns how many slots it has; 0

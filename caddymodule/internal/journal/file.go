@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/keytoll/keytoll/caddymodule/internal/mapped"
@@ -96,6 +97,7 @@ type segment struct {
 	end      uint32 // slots that there can be records in; 0 while a shard has it
 	sequence uint64
 	found    bool   // when the file was opened: no writer is at it
+	late     bool   // nobody waits for the writer of the next slot; the reader's
 	drained  uint32 // slots; the reader's
 	synced   uint32 // likewise
 }
@@ -149,11 +151,12 @@ type File struct {
 	sequence uint64     // the last that was given out
 	stopped  bool
 
-	chunks  []*chunk // the reader's
-	count   int      // of segments; the reader's
-	last    Position // when it was closed
-	scratch [maxSlots * bodyLen]byte
-	seen    []uint64 // words of the shards at the last sync
+	chunks   []*chunk // the reader's
+	count    int      // of segments; the reader's
+	last     Position // when it was closed
+	scratch  [maxSlots * bodyLen]byte
+	seen     []uint64      // words of the shards at the last sync
+	patience time.Duration // that is left for writers; the reader's
 }
 
 // shardsFor returns how many shards there are, a power of two.
@@ -173,6 +176,9 @@ func (f *File) wrap(err error) error {
 
 // Full receives when a segment is full: Drain and Prepare are due.
 func (f *File) Full() <-chan struct{} { return f.full }
+
+// Room reports whether a writer whose segment is full gets another now.
+func (f *File) Room() bool { return f.frees.Load() > 0 }
 
 // Waiting returns how many segments hold records that were not released, but
 // for those that are being written, and how many there may be in all.

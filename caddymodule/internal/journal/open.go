@@ -277,11 +277,12 @@ func (f *File) Close() error {
 	return errors.Join(f.wrap(f.Sync()), f.release())
 }
 
-// release lets go of everything. After a fault somebody may still be at the
-// memory, which so stays.
+// release lets go of everything. After a fault, or where a writer is late,
+// somebody may still be at the memory, which so stays.
 func (f *File) release() error {
 	var err error
-	if f.Err() == nil {
+	late := slices.ContainsFunc(f.undrained(), func(u upTo) bool { return !u.s.found })
+	if f.Err() == nil && !late {
 		for _, c := range f.chunks {
 			err = errors.Join(err, f.sys.unmap(c.mem))
 		}

@@ -71,7 +71,7 @@ func (f *File) touch(s *segment, from, to uint32) {
 // cannot grow; nil where it has all it may have.
 func (f *File) Prepare() error {
 	want := sparePerShard * len(f.shards)
-	for int(f.frees.Load()) < want && f.Err() == nil {
+	for f.short(want) {
 		s := f.takeDirty()
 		if s == nil {
 			if grown, err := f.grow(); err != nil || !grown {
@@ -90,6 +90,14 @@ func (f *File) Prepare() error {
 		f.mu.Unlock()
 	}
 	return nil
+}
+
+// short reports whether segments are wanted: a journal that was stopped needs
+// none.
+func (f *File) short(want int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.stopped && len(f.free) < want
 }
 
 func (f *File) takeDirty() *segment {

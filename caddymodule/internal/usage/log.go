@@ -14,6 +14,7 @@ const (
 	drainEvery   = 100 * time.Millisecond
 	drainsOfSync = 10
 	tellEvery    = time.Minute
+	hurryAgain   = 5 * time.Second // after an error of the storage
 )
 
 // firstSequence is where the sequences of an incarnation begin in the journal:
@@ -112,20 +113,32 @@ func (r *Recorder) release(p journal.Position) {
 func (r *Recorder) keep(ctx context.Context) {
 	tick := time.NewTicker(drainEvery)
 	defer tick.Stop()
-	for n := 1; ; n++ {
+	turns(ctx, tick.C, r.journal.Full(), r.makeRoom)
+}
+
+// turns calls do for each tick, one of drainsOfSync with sync, and whenever full
+// receives. But if there was no room then, full waits for the next tick: each
+// request would wake it.
+func turns(ctx context.Context, ticks <-chan time.Time, full <-chan struct{}, do func(sync bool) (room bool)) {
+	for n, asked := 0, full; ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.journal.Full():
-			r.makeRoom(false)
-		case <-tick.C:
-			r.makeRoom(n%drainsOfSync == 0)
+		case <-asked:
+			if !do(false) {
+				asked = nil
+			}
+		case <-ticks:
+			n++
+			do(n%drainsOfSync == 0)
+			asked = full
 		}
 	}
 }
 
-// makeRoom is what keep does, with the disk too if sync is set.
-func (r *Recorder) makeRoom(sync bool) {
+// makeRoom is what keep does, with the disk too if sync is set. It reports whether
+// the journal has room.
+func (r *Recorder) makeRoom(sync bool) (room bool) {
 	r.draining.Lock()
 	r.drainNow()
 	err := r.journal.Err()
@@ -134,8 +147,8 @@ func (r *Recorder) makeRoom(sync bool) {
 			r.grew = time.Now() // and not each time
 		}
 	}
-	if sync && err == nil {
-		err = r.journal.Sync()
+	if sync && r.journal.Err() == nil { // also where the disk is full
+		err = errors.Join(err, r.journal.Sync())
 	}
 	bad := r.broken
 	r.broken = 0
@@ -152,6 +165,7 @@ func (r *Recorder) makeRoom(sync bool) {
 		default: // it is known
 		}
 	}
+	return r.journal.Room()
 }
 
 // tell tells of what is wrong with the journal, once a minute at most.

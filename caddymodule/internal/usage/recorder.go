@@ -123,17 +123,22 @@ func (r *Recorder) Run(ctx context.Context, ticks <-chan time.Time) {
 	if r.journal != nil {
 		all.Go(func() { r.keep(ctx) })
 	}
+	hurry, again := r.hurry, (<-chan time.Time)(nil)
 	for {
 		do := r.Tick
 		select {
 		case <-ctx.Done():
 			return
+		case <-again:
+			hurry, again = r.hurry, nil
+			continue
 		case <-ticks:
-		case <-r.hurry:
+		case <-hurry:
 			do = r.Flush
 		}
 		if err := do(ctx); err != nil && ctx.Err() == nil {
 			r.o.OnError(fmt.Errorf("keeping usage: %w", err))
+			hurry, again = nil, time.After(hurryAgain) // a storage that fails is not asked at each request
 		}
 	}
 }
