@@ -28,19 +28,21 @@ const (
 // charge takes what a request costs before it goes on. It returns why not, as
 // a reason in c, and the exchange with tally and bill in any case.
 func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brought *brought) *exchange {
+	own := e.Index.Override(c.Record)
+	if h.meter.light && own == nil && brought == nil {
+		if terms := h.app.lightTerms(c.Tenant); terms != nil {
+			x := newTallied(terms)
+			if c.Reason == access.Allowed {
+				x.tally.length = max(r.ContentLength, 0)
+				c.Reason = h.name(r, x.tally, nil)
+			}
+			return x
+		}
+	}
 	now := e.Wall(c.Started).Unix()
 	terms := h.app.termsOf(h.app.metering, c.Tenant, now)
-	own := e.Index.Override(c.Record)
 	if !own.In(now) {
 		own = nil
-	}
-	if h.meter.light && terms.light && own == nil && brought == nil {
-		x := newTallied(terms)
-		if c.Reason == access.Allowed {
-			x.tally.length = max(r.ContentLength, 0)
-			c.Reason = h.name(r, x.tally, nil)
-		}
-		return x
 	}
 	x := newBilled(h, e, terms)
 	b := x.bill
@@ -65,9 +67,14 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 
 // name finds the name of the request and, if it has a bill, its price.
 func (h *Handler) name(r *http.Request, t *tally, b *bill) access.Reason {
-	if r.Method == http.MethodConnect {
-		defer gate.ShowGet(r)()
+	if r.Method != http.MethodConnect {
+		return h.nameOf(r, t, b)
 	}
+	defer gate.ShowGet(r)()
+	return h.nameOf(r, t, b)
+}
+
+func (h *Handler) nameOf(r *http.Request, t *tally, b *bill) access.Reason {
 	for i := range h.meter.routes {
 		rule := &h.meter.routes[i]
 		if ok, err := matches(rule.match, r); err != nil {
@@ -265,6 +272,19 @@ func (a *App) meterTrouble(err error) {
 
 // noTerms are those of a tenant that was deleted a moment ago.
 var noTerms = new(tenantTerms)
+
+// lightTerms returns the terms of a tenant, if they are known, hold for good, and
+// say nothing; nil if not.
+func (a *App) lightTerms(t *index.Tenant) *tenantTerms {
+	if t != nil {
+		if p := t.Terms.Load(); p != nil {
+			if tt, ok := (*p).(*tenantTerms); ok && tt.light && tt.app == a && tt.until == 0 {
+				return tt
+			}
+		}
+	}
+	return nil
+}
 
 // termsOf returns what the configuration says of a tenant at a time.
 func (a *App) termsOf(m *engine.Metering, t *index.Tenant, now int64) *tenantTerms {
