@@ -65,7 +65,7 @@ func (a *App) account(tenant string) (out mgmt.Account, err error) {
 		return out, nil
 	}
 	m := a.metering
-	tt := a.termsOf(m, t, e.Wall(e.Limiter.Now()).Unix())
+	tt := a.termsOf(m, t, e.Unix(e.Limiter.Now()))
 	if tt.payer.Terms == nil {
 		return out, nil
 	}

@@ -68,7 +68,7 @@ func (h *Handler) bring(e *engine.Engine, r *http.Request, c *gate.Call) (*broug
 		case err != nil:
 			return nil, access.Unavailable
 		}
-		if at := e.Wall(c.Started).Unix(); ref.Touch(engine.MinuteOf(at)) {
+		if at := e.Unix(c.Started); ref.Touch(engine.MinuteOf(at)) {
 			h.app.providerUses.add(registrar.ProviderUse{Tenant: c.Tenant.ID, Provider: ref.Provider, ID: ref.ID, At: at})
 		}
 		x.keys = append(x.keys, providerKey{place, text, true})

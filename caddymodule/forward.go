@@ -232,7 +232,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 	}
 	n, err := x.ResponseWriter.Write(p)
 	if x.tally != nil {
-		x.tally.out.Add(int64(n))
+		x.tally.written += int64(n)
 	}
 	return n, err
 }
@@ -247,7 +247,7 @@ func (x *exchange) ReadFrom(src io.Reader) (int64, error) {
 	}
 	n, err := x.ResponseWriterWrapper.ReadFrom(src)
 	if x.tally != nil {
-		x.tally.out.Add(n)
+		x.tally.written += n
 	}
 	return n, err
 }

@@ -39,7 +39,7 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 			return x
 		}
 	}
-	now := e.Wall(c.Started).Unix()
+	now := e.Unix(c.Started)
 	terms := h.app.termsOf(h.app.metering, c.Tenant, now)
 	if !own.In(now) {
 		own = nil
@@ -174,7 +174,7 @@ func (b *bill) observe(c *gate.Call) {
 	}
 	if p := b.terms.plan; p.creditsObserve && b.taken() > 0 {
 		own := b.x.engine.Index.Override(c.Record)
-		if !own.In(b.x.engine.Wall(c.Started).Unix()) || own.Credits == 0 {
+		if !own.In(b.x.engine.Unix(c.Started)) || own.Credits == 0 {
 			return
 		}
 		key := b.x.h.app.keyTermsOf(b.metering(), own, p, c.Record.ID)
@@ -185,7 +185,7 @@ func (b *bill) observe(c *gate.Call) {
 // settle counts the request, and ends its bill, when it has ended or panicked.
 func (x *exchange) settle() {
 	t := x.tally
-	s := rollup.Sample{BytesIn: max(t.length, t.in.Load()), BytesOut: t.out.Load(), Duration: x.took()}
+	s := rollup.Sample{BytesIn: max(t.length, t.in.Load()), BytesOut: t.written + t.out.Load(), Duration: x.took()}
 	status := int(t.status)
 	if x.bill != nil {
 		s.Credits = int64(x.bill.settle(x, &s))
@@ -235,7 +235,7 @@ func (x *exchange) count(class rollup.Class, s rollup.Sample) {
 	if x.bill != nil && x.bill.bypassed() {
 		series.Flags |= rollup.Bypassed
 	}
-	m.Usage.Record(x.engine.Wall(x.Started+int64(s.Duration)).Unix(), series, s)
+	m.Usage.Record(x.engine.Unix(x.Started+int64(s.Duration)), series, s)
 }
 
 // took is how long the request has been under way.

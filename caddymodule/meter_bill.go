@@ -21,8 +21,9 @@ type tally struct {
 	terms    *tenantTerms
 	route    string
 	length   int64        // of the request's body as announced; 0 if it was not
-	in       atomic.Int64 // read of the body, which the proxy may do still when the answer is over
-	out      atomic.Int64 // likewise, of a tunnel
+	written  int64        // of the answer
+	in       atomic.Int64 // read of the body, which the proxy may do still when the answer is over, and of a tunnel
+	out      atomic.Int64 // written into a tunnel
 	status   uint16
 	observed bool // something observed would have refused it
 }

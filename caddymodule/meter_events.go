@@ -26,7 +26,7 @@ func (a *App) watchCredits(m *engine.Metering) {
 		if who == nil {
 			return
 		}
-		terms := a.termsOf(m, who, e.Wall(e.Limiter.Now()).Unix())
+		terms := a.termsOf(m, who, e.Unix(e.Limiter.Now()))
 		b, err := m.Ledger.Balance(terms.payer)
 		if err != nil || !b.Limited {
 			return // its next request brings it here again

@@ -128,7 +128,7 @@ func (c *running) Report(total access.Credits) (r engine.Reported, needed, avail
 		c.reported, c.highest = true, max(c.highest, total)
 		return engine.ReportTaken, 0, 0
 	}
-	err := b.receipt.Advance(b.x.engine.Wall(b.x.engine.Limiter.Now()).Unix(), total, credit.Units{})
+	err := b.receipt.Advance(b.x.engine.Unix(b.x.engine.Limiter.Now()), total, credit.Units{})
 	if errors.Is(err, credit.ErrOverflow) {
 		return engine.ReportRefused, 0, 0
 	}

@@ -90,6 +90,14 @@ func (e *Engine) Wall(now int64) time.Time {
 	return time.Unix(0, e.wall.Load()+now)
 }
 
+// Unix returns Wall as a unix second.
+func (e *Engine) Unix(now int64) int64 {
+	if at := e.walled.Load(); at == 0 || now-at >= int64(time.Second) {
+		return e.Wall(now).Unix()
+	}
+	return (e.wall.Load() + now) / int64(time.Second)
+}
+
 // Counts are what the metrics read.
 type Counts struct {
 	Requests    [access.NumReasons]atomic.Uint64
@@ -130,7 +138,7 @@ func load(ctx context.Context, st store.Store, clock func() time.Time) (*Engine,
 	e.Digester = token.NewDigester(e.Master)
 	e.Foreign, e.Adopt = e.askForeign, e.adoptLater
 	e.Uses.pending, e.Uses.store, e.Uses.early = make(map[access.KeyID]access.Use), st, e.wake
-	e.Streams.index, e.Streams.now = e.Index, func(now int64) int64 { return e.Wall(now).Unix() }
+	e.Streams.index, e.Streams.now = e.Index, e.Unix
 	if err := st.Follow(ctx, e.apply); err != nil {
 		return nil, fmt.Errorf("loading keys: %w", err)
 	}

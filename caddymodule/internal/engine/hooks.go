@@ -44,7 +44,7 @@ func (e *Engine) Admitted(g *gate.Gate, r *http.Request, c *gate.Call) {
 	if rec == nil {
 		return
 	}
-	at := e.Wall(c.Started).Unix()
+	at := e.Unix(c.Started)
 	if rec.Touch(MinuteOf(at)) {
 		agent := ""
 		if v := r.Header["User-Agent"]; len(v) > 0 {
@@ -60,7 +60,7 @@ func (e *Engine) Admitted(g *gate.Gate, r *http.Request, c *gate.Call) {
 // Refused books a refused request, if the key is known.
 func (e *Engine) Refused(c *gate.Call) {
 	if c.Record != nil {
-		e.Refusals.put(c.Record.ID, Refusal{Reason: c.Reason, At: e.Wall(c.Started).Unix()})
+		e.Refusals.put(c.Record.ID, Refusal{Reason: c.Reason, At: e.Unix(c.Started)})
 	}
 }
 
