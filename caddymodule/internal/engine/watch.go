@@ -60,11 +60,12 @@ func (w *Watch) Look(ctx context.Context, st store.Store, check func(t *usage.Th
 }
 
 // take begins a round. Whoever comes with the number of the old one meanwhile is
-// in what it returns, or in the new round.
+// in what it returns, or in the new round. Who has the new number must not get
+// in before: others would take his word that they will be looked at.
 func (w *Watch) take() map[string]struct{} {
-	w.round.Add(1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.round.Add(1)
 	active := w.active
 	w.active = nil
 	return active
