@@ -12,7 +12,7 @@ import (
 const (
 	DefaultSeries       = 10_000
 	DefaultBacklog      = 10
-	DefaultPause        = 150 * time.Millisecond
+	DefaultPause        = 300 * time.Millisecond
 	DefaultRetainMinute = 2 * 24 * time.Hour
 	DefaultRetainHour   = 90 * 24 * time.Hour
 	DefaultRetainDay    = 800 * 24 * time.Hour
@@ -43,9 +43,10 @@ type Options struct {
 	// storage yet, over the end of the process. Where files cannot be mapped into
 	// memory it is not used. Empty: there is none.
 	Journal string
-	// Pause is the time between two updates of a flush, which so takes one
-	// or two percent of one processor while it lasts. All pauses together are
-	// 20 seconds at most. Default: 150 ms. Below 0: none.
+	// Pause is the time between two updates of a flush, which so takes less than a
+	// percent of one processor while it lasts: fewer requests than would show in
+	// their 99th percentile meet it. All pauses together are 20 seconds at most.
+	// Default: 300 ms. Below 0: none.
 	Pause time.Duration
 	// Now tells the time; nil is time.Now.
 	Now func() time.Time
