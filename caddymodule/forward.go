@@ -43,7 +43,7 @@ type exchange struct {
 	ended   atomic.Bool              // its key is gone: nothing more is written
 
 	values  [inlineValues]string
-	buf     [56]byte // digits and ids behind values
+	buf     [48]byte // digits and ids behind values
 	nvalues uint8
 	nbuf    uint8
 }

@@ -80,7 +80,7 @@ func (h *Handler) nameOf(r *http.Request, t *tally, b *bill) access.Reason {
 		if ok, err := matches(rule.match, r); err != nil {
 			return access.Unavailable
 		} else if ok {
-			t.route = rule.name
+			t.route = rule
 			break
 		}
 	}
@@ -227,7 +227,10 @@ func (x *exchange) count(class rollup.Class, s rollup.Sample) {
 		return
 	}
 	m := x.h.app.metering
-	series := rollup.Series{Tenant: x.Tenant.ID, Key: x.Record.ID, Route: x.tally.route, Class: class}
+	series := rollup.Series{Tenant: x.Tenant.ID, Key: x.Record.ID, Class: class}
+	if rule := x.tally.route; rule != nil {
+		series.Route = rule.name
+	}
 	if x.tally.observed {
 		m.Totals.Observed.Add(1)
 		series.Flags = rollup.Observed

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"net/http"
 	"testing"
+	"unsafe"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -34,6 +35,23 @@ func TestChargingAllocatesNothing(t *testing.T) {
 	} {
 		if metered := allocs(allocMeter, site); metered > plain+more && !allocRace {
 			t.Errorf("%s: %v allocations, %v without metering", site, metered, plain)
+		}
+	}
+}
+
+// What a request needs is one allocation. Each of these sizes is one of the
+// allocator's, less the eight bytes that it adds: a byte more takes the next one.
+func TestSizesOfAnExchange(t *testing.T) {
+	for _, tt := range []struct {
+		what       string
+		size, most uintptr
+	}{
+		{"exchange", unsafe.Sizeof(exchange{}), 640 - 8},
+		{"with a tally", unsafe.Sizeof(exchange{}) + unsafe.Sizeof(tally{}), 704 - 8},
+		{"with a bill", unsafe.Sizeof(exchange{}) + unsafe.Sizeof(bill{}), 768 - 8},
+	} {
+		if tt.size > tt.most {
+			t.Errorf("%s: %d bytes, want at most %d", tt.what, tt.size, tt.most)
 		}
 	}
 }

@@ -19,7 +19,7 @@ const maxFlights = 4
 // tally is what is counted of an admitted request, whatever it costs.
 type tally struct {
 	terms    *tenantTerms
-	route    string
+	route    *routeRule   // nil: it has no name
 	length   int64        // of the request's body as announced; 0 if it was not
 	written  int64        // of the answer
 	in       atomic.Int64 // read of the body, which the proxy may do still when the answer is over, and of a tunnel
