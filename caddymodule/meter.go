@@ -31,7 +31,7 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 	own := e.Index.Override(c.Record)
 	if h.meter.light && own == nil && brought == nil {
 		if terms := h.app.lightTerms(c.Tenant); terms != nil {
-			x := newTallied(terms)
+			x := newTallied(e, terms)
 			if c.Reason == access.Allowed {
 				x.tally.length = max(r.ContentLength, 0)
 				c.Reason = h.name(r, x.tally, nil)

@@ -57,13 +57,13 @@ type flights struct {
 }
 
 // newTallied makes an exchange with a tally, in one piece.
-func newTallied(terms *tenantTerms) *exchange {
+func newTallied(e *engine.Engine, terms *tenantTerms) *exchange {
 	all := new(struct {
 		exchange
 		tally
 	})
 	all.exchange.tally = &all.tally
-	all.tally.terms = terms
+	all.tally.terms, all.exchange.engine = terms, e
 	return &all.exchange
 }
 

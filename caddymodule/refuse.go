@@ -125,7 +125,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, a
 			x.bill.identify(r, repl)
 			x.bill.headers(header, false)
 		}
-		x.of(h, h.app.engine.Load(), c)
+		x.of(h, x.engine, c)
 		x.count(rollup.Refused, rollup.Sample{Duration: x.took()})
 	}
 	if h.Errors == "caddy" {

@@ -53,6 +53,34 @@ func TestSpeedOfTheHandler(t *testing.T) {
 	}
 }
 
+// TestSpeedOfColdKeys compares what counting and charging add to a request where
+// one of 1,000,000 keys is in use, and where 65,536 of them have their turn. It
+// measures as TestSpeedOfTheHandler does, and judges nothing: set
+// KEYTOLL_SPEED=1.
+func TestSpeedOfColdKeys(t *testing.T) {
+	if os.Getenv("KEYTOLL_SPEED") == "" {
+		t.Skip("set KEYTOLL_SPEED=1")
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var list []*speedVariant
+	for _, used := range []int{1, 1 << 16} {
+		list = append(list,
+			newSpeed(t, "plain", speedPlan, "", benchmarkKeys, used, false),
+			newSpeed(t, "counted", speedPlan, speedCounted, benchmarkKeys, used, false),
+			newSpeed(t, "charged", allocMeter, speedCharged, benchmarkKeys, used, false))
+	}
+	for round := range 4000 {
+		for i := range list {
+			list[(i+round)%len(list)].turn(t)
+		}
+	}
+	for i, used := range []string{"one key", "65,536 keys"} {
+		plain, counted, charged := list[3*i].quick(), list[3*i+1].quick(), list[3*i+2].quick()
+		t.Logf("%-12s counting adds %3.0f ns, charging %3.0f ns", used, counted-plain, charged-counted)
+	}
+}
+
 // speedVariant is one way to serve.
 type speedVariant struct {
 	name     string
