@@ -86,9 +86,10 @@ func TestRunningCostAfterAWrongGuess(t *testing.T) {
 func TestRunningCostOfWhoIsNotTrusted(t *testing.T) {
 	g := newGateway(t, strings.Replace(byokOptions, "1000000/month", "10/month", 1), reportedBYOK("0"))
 	_, key := g.key("acme", hourly(1000))
-	want := 204
+	want, reported := 204, make(chan struct{}, 2)
 	g.upstream.respond(func(w http.ResponseWriter, r *http.Request) bool {
 		g.report(t, plainClient, r.Header.Get("X-Charge-Report"), `{"credits":15}`).expect(t, want)
+		reported <- struct{}{}
 		w.Header().Set("X-Provider-Used", "openai")
 		return false
 	})
@@ -97,6 +98,9 @@ func TestRunningCostOfWhoIsNotTrusted(t *testing.T) {
 	want = 402
 	_, _ = http.DefaultTransport.RoundTrip(g.request(t, "POST", "/", nil, "X-Api-Key: "+key, elevenHeader+": "+elevenKey))
 	g.ended(2)
+	for range 2 { // the second report ends its request, perhaps before it is answered itself
+		<-reported
+	}
 	if got := g.used("acme"); got != 30*credits {
 		t.Errorf("used %s, want 30", got)
 	}

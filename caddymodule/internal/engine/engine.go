@@ -178,6 +178,7 @@ func (e *Engine) restoreBuckets(ctx context.Context) error {
 func (e *Engine) Close() error {
 	close(e.stop)
 	e.background.Wait()
+	e.headroom = nil // whoever still holds a closed engine needs none
 	e.Unsealed.Wipe()
 	e.work(false)
 	err := e.Uses.flush(e.hooks.Load().RecordUses)
