@@ -100,6 +100,7 @@ func (g *gateway) tryLoad(text string) error {
 	}
 	g.reloaded = g.config != ""
 	g.config = text
+	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections() // they are the old server's
 	return caddy.Load(cfg, true)
 }
 
