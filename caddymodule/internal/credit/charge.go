@@ -59,13 +59,14 @@ func (u *Units) valid() bool {
 
 // plan notes all parts that are to be taken, or in f why they cannot be.
 func (r *Receipt) plan(f *Refusal) {
-	if r.planQuotas(&r.tenant, false, f); f.Reason == Failed {
-		return
+	r.planQuotas(&r.tenant, false, f)
+	if r.key.Purse != nil && f.Reason != Failed {
+		r.planQuotas(&r.key, true, f)
 	}
-	if r.planQuotas(&r.key, true, f); !f.OK() {
-		return
+	if f.OK() {
+		r.planCredits(&r.tenant, false, f)
 	}
-	if r.planCredits(&r.tenant, false, f); f.OK() {
+	if r.key.Purse != nil && f.OK() {
 		r.planCredits(&r.key, true, f)
 	}
 }

@@ -25,7 +25,7 @@ func (r *Receipt) stands(final access.Credits, units *Units) bool {
 	if r == nil || r.tenant.Purse == nil {
 		return true
 	}
-	if !units.valid() || final != r.price {
+	if final != r.price || !units.valid() {
 		return false
 	}
 	for i := range r.count {
