@@ -320,7 +320,7 @@ func TestPlanChangesByReload(t *testing.T) {
 // Early data may be sent again by anybody: what costs something is put off, what
 // is free is not.
 func TestEarlyDataIsNotCharged(t *testing.T) {
-	b := &bill{tally: tally{terms: noTerms}, x: &exchange{h: new(Handler)}}
+	b := &bill{terms: noTerms, x: &exchange{h: new(Handler)}}
 	b.x.h.meter = &meter{charges: []chargeRule{{nil, credits}}}
 	r := httptest.NewRequest("GET", "/", nil)
 	for _, tt := range []struct {

@@ -29,15 +29,13 @@ const (
 // a reason in c, and the exchange with tally and bill in any case.
 func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brought *brought) *exchange {
 	own := e.Index.Override(c.Record)
-	if h.meter.light && own == nil && brought == nil {
-		if terms := h.app.lightTerms(c.Tenant); terms != nil {
-			x := newTallied(e, terms)
-			if c.Reason == access.Allowed {
-				x.tally.length = max(r.ContentLength, 0)
-				c.Reason = h.name(r, x.tally, nil)
-			}
-			return x
+	if h.meter.light && own == nil && brought == nil && h.app.light(c.Tenant) {
+		x := newTallied(e)
+		if c.Reason == access.Allowed {
+			x.tally.length = max(r.ContentLength, 0)
+			c.Reason = h.name(r, x.tally, nil)
 		}
+		return x
 	}
 	now := e.Unix(c.Started)
 	terms := h.app.termsOf(h.app.metering, c.Tenant, now)
@@ -158,7 +156,7 @@ func (x *exchange) observe(r *http.Request, c *gate.Call) {
 	if g := x.h.observer; g != nil && g.Observe(&x.engine.State, r, c) != access.Allowed {
 		x.tally.observed = true
 	}
-	if x.tally.terms.observes {
+	if x.bill != nil && x.bill.terms.observes {
 		x.bill.observe(c)
 	}
 }
@@ -188,14 +186,15 @@ func (x *exchange) settle() {
 	s := rollup.Sample{BytesIn: max(t.length, t.in.Load()), BytesOut: t.written + t.out.Load(), Duration: x.took()}
 	status := int(t.status)
 	if x.bill != nil {
-		s.Credits = int64(x.bill.settle(x, &s))
+		s.Credits = int64(x.bill.settle(&s))
 		status = x.bill.outcome()
 	}
 	x.count(rollup.ClassOf(status), s)
 }
 
 // settle ends the bill, and returns what the request is charged.
-func (b *bill) settle(x *exchange, s *rollup.Sample) access.Credits {
+func (b *bill) settle(s *rollup.Sample) access.Credits {
+	x := b.x
 	if x.h.meter.told() {
 		b.running.close()
 		b.end(x.Header())
@@ -209,7 +208,7 @@ func (b *bill) settle(x *exchange, s *rollup.Sample) access.Credits {
 		credit.Seconds: int64((s.Duration + time.Second - 1) / time.Second)}
 	if b.receipt != nil {
 		if err := b.receipt.Settle(final, units); err != nil {
-			b.x.h.app.meterTrouble(err)
+			x.h.app.meterTrouble(err)
 		}
 		receipts.Put(b.receipt) // closed, and no report comes any more
 		b.receipt = nil
@@ -276,17 +275,24 @@ func (a *App) meterTrouble(err error) {
 // noTerms are those of a tenant that was deleted a moment ago.
 var noTerms = new(tenantTerms)
 
-// lightTerms returns the terms of a tenant, if they are known, hold for good, and
-// say nothing; nil if not.
-func (a *App) lightTerms(t *index.Tenant) *tenantTerms {
-	if t != nil {
-		if p := t.Terms.Load(); p != nil {
-			if tt, ok := (*p).(*tenantTerms); ok && tt.light && tt.app == a && tt.until == 0 {
-				return tt
-			}
-		}
+// knownTerms returns the terms that were worked out last for a tenant, by
+// whichever configuration; nil if there are none.
+func knownTerms(t *index.Tenant) *tenantTerms {
+	if p := t.Terms.Load(); p != nil {
+		tt, _ := (*p).(*tenantTerms)
+		return tt
 	}
 	return nil
+}
+
+// light reports whether the terms of a tenant are known, hold for good, and say
+// nothing.
+func (a *App) light(t *index.Tenant) bool {
+	if t == nil {
+		return false
+	}
+	tt := knownTerms(t)
+	return tt != nil && tt.light && tt.app == a && tt.until == 0
 }
 
 // termsOf returns what the configuration says of a tenant at a time.
@@ -295,12 +301,11 @@ func (a *App) termsOf(m *engine.Metering, t *index.Tenant, now int64) *tenantTer
 		return noTerms
 	}
 	misled := false
-	if p := t.Terms.Load(); p != nil {
-		if tt, ok := (*p).(*tenantTerms); ok && tt.app == a && (tt.until == 0 || now < tt.until) {
+	if tt := knownTerms(t); tt != nil {
+		if tt.app == a && (tt.until == 0 || now < tt.until) {
 			return tt
-		} else if ok {
-			misled = tt.misled.Load()
 		}
+		misled = tt.misled.Load()
 	}
 	tt := a.newTerms(m, t, now)
 	tt.light = tt.payer.Terms == nil && tt.perKey.most == 0 && tt.perTenant.most == 0 && !tt.observes && !tt.credits

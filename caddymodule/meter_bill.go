@@ -18,7 +18,6 @@ const maxFlights = 4
 
 // tally is what is counted of an admitted request, whatever it costs.
 type tally struct {
-	terms    *tenantTerms
 	route    *routeRule   // nil: it has no name
 	length   int64        // of the request's body as announced; 0 if it was not
 	written  int64        // of the answer
@@ -33,7 +32,8 @@ type tally struct {
 // nothing but tally and bill, except for bounds of requests at one time.
 type bill struct {
 	tally
-	x       *exchange       // of the request; its memory is the bill's
+	x       *exchange // of the request; its memory is the bill's
+	terms   *tenantTerms
 	receipt *credit.Receipt // nil: nobody pays
 	price   access.Credits
 	final   access.Credits // what the API says it cost, if told
@@ -57,13 +57,13 @@ type flights struct {
 }
 
 // newTallied makes an exchange with a tally, in one piece.
-func newTallied(e *engine.Engine, terms *tenantTerms) *exchange {
+func newTallied(e *engine.Engine) *exchange {
 	all := new(struct {
 		exchange
 		tally
 	})
 	all.exchange.tally = &all.tally
-	all.tally.terms, all.exchange.engine = terms, e
+	all.exchange.engine = e
 	return &all.exchange
 }
 

@@ -91,12 +91,7 @@ func (e *Engine) Wall(now int64) time.Time {
 }
 
 // Unix returns Wall as a unix second.
-func (e *Engine) Unix(now int64) int64 {
-	if at := e.walled.Load(); at == 0 || now-at >= int64(time.Second) {
-		return e.Wall(now).Unix()
-	}
-	return (e.wall.Load() + now) / int64(time.Second)
-}
+func (e *Engine) Unix(now int64) int64 { return e.Wall(now).Unix() }
 
 // Counts are what the metrics read.
 type Counts struct {
