@@ -119,7 +119,7 @@ func matches(m gate.Match, r *http.Request) (bool, error) {
 }
 
 // take charges credits and quotas.
-func (b *bill) take(c *gate.Call, own *access.Override, now int64) access.Reason {
+func (b *bill) take(c *gate.Call, own *index.Override, now int64) access.Reason {
 	key := b.x.h.app.keyPayer(b.metering(), own, b.terms.plan, c.Record.ID)
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed

@@ -9,6 +9,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/internal/credit"
 	"github.com/keytoll/keytoll/caddymodule/internal/engine"
 	"github.com/keytoll/keytoll/caddymodule/internal/gate"
+	"github.com/keytoll/keytoll/caddymodule/internal/index"
 	"github.com/keytoll/keytoll/caddymodule/internal/limit"
 )
 
@@ -109,7 +110,7 @@ func (b *bill) taken() access.Credits {
 
 // enter counts the request among those at one time. own is the override of the
 // key that is in force, or nil.
-func (b *bill) enter(c *gate.Call, own *access.Override) access.Reason {
+func (b *bill) enter(c *gate.Call, own *index.Override) access.Reason {
 	t := b.terms
 	if most := t.ofKey(own); most.most != 0 && !b.fly(flightRule{most, false}, flightsOfKey, c) {
 		return access.ConcurrencyLimited

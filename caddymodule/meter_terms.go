@@ -112,7 +112,7 @@ func (tt *tenantTerms) enforced() *credit.Terms {
 
 // ofKey returns how many requests a key may have at one time. own is its
 // override in force, or nil.
-func (tt *tenantTerms) ofKey(own *access.Override) flightLimit {
+func (tt *tenantTerms) ofKey(own *index.Override) flightLimit {
 	if own != nil && own.Concurrent > 0 {
 		return flightLimit{own.Concurrent, tt.perKey.observe}
 	}
@@ -131,7 +131,7 @@ type keyTermsCache struct {
 
 // keyTerms is what an override says of a key's credits.
 type keyTerms struct {
-	override *access.Override
+	override *index.Override
 	plan     *meterPlan // of the tenant, whose period it is
 	payer    credit.Payer
 	real     *credit.Terms // what would refuse if it was not only observed
@@ -140,14 +140,14 @@ type keyTerms struct {
 // keyPayer returns the key's own limit of credits, if its override in force sets
 // one. Few keys have: their terms are kept for as long as override and plan are
 // the same.
-func (a *App) keyPayer(m *engine.Metering, own *access.Override, plan *meterPlan, id access.KeyID) credit.Payer {
+func (a *App) keyPayer(m *engine.Metering, own *index.Override, plan *meterPlan, id access.KeyID) credit.Payer {
 	if own == nil || own.Credits == 0 || plan == nil || plan.credits == nil {
 		return credit.Payer{}
 	}
 	return a.keyTermsOf(m, own, plan, id).payer
 }
 
-func (a *App) keyTermsOf(m *engine.Metering, o *access.Override, plan *meterPlan, id access.KeyID) *keyTerms {
+func (a *App) keyTermsOf(m *engine.Metering, o *index.Override, plan *meterPlan, id access.KeyID) *keyTerms {
 	k := &a.keyTerms
 	k.mu.RLock()
 	kt := k.of[id]

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/index"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 	rollup "github.com/keytoll/keytoll/caddymodule/internal/usage"
 )
@@ -175,7 +176,7 @@ func TestKeyTermsAreBounded(t *testing.T) {
 	b.start()
 	app := b.handler.app
 	plan := app.meterPlans["p"]
-	o := &access.Override{Credits: 1}
+	o := &index.Override{Override: access.Override{Credits: 1}}
 	var id access.KeyID
 	for i := range maxKeyTerms + 10 {
 		id[0], id[1], id[2] = byte(i), byte(i>>8), byte(i>>16)

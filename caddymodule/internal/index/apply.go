@@ -9,7 +9,6 @@ import (
 // putKey takes over a key, new or not. Whether it is new is told by what is in
 // memory and not by Change.Old, so that a change that comes twice does no harm.
 func (x *Index) putKey(k *access.KeyHead) {
-	x.overrides.put(k.ID, k.Override)
 	if i, r := x.find(&k.ID); r != nil {
 		x.changeKey(i, r, k)
 		return
@@ -23,7 +22,7 @@ func (x *Index) putKey(k *access.KeyHead) {
 	r.expires.Store(k.Expires)
 	r.tenant.Store(x.acquireTenant(k.Tenant))
 	r.rate.Store(x.rates.acquire(k.Rate))
-	r.env.Store(x.envs.acquire(k.Environment))
+	x.setOwn(r, x.envs.acquire(k.Environment), k.Override)
 	r.rights.Store(x.rights.acquire(k.Rights))
 	r.setState(k, 0)
 	if x.putPrior(i, k) {
@@ -103,20 +102,19 @@ func hint(k *access.KeyHead) string {
 	return k.Imported.Hint
 }
 
-// changeShared makes r refer to k's tenant, rate, environment and rights. Each
-// is acquired before the old one is released, so that an equal value keeps its
-// number.
+// changeShared makes r refer to k's tenant, rate, environment, rights and
+// override. Each is acquired before the old one is released, so that an equal
+// value keeps its number.
 func (x *Index) changeShared(r *Record, k *access.KeyHead) {
 	x.tenants.release(r.tenant.Swap(x.acquireTenant(k.Tenant)))
 	x.rates.release(r.rate.Swap(x.rates.acquire(k.Rate)))
-	x.envs.release(r.env.Swap(x.envs.acquire(k.Environment)))
+	x.setOwn(r, x.envs.acquire(k.Environment), k.Override)
 	x.rights.release(r.rights.Swap(x.rights.acquire(k.Rights)))
 }
 
 // dropKey unlinks a key and leaves a record behind that refuses whoever still
 // holds it.
 func (x *Index) dropKey(id *access.KeyID) {
-	x.overrides.put(*id, nil)
 	i, r := x.find(id)
 	if r == nil {
 		return
@@ -130,7 +128,7 @@ func (x *Index) dropKey(id *access.KeyID) {
 	r.digest.set(new([32]byte))
 	x.tenants.release(r.tenant.Swap(0))
 	x.rates.release(r.rate.Swap(0))
-	x.envs.release(r.env.Swap(0))
+	x.setOwn(r, 0, nil)
 	x.rights.release(r.rights.Swap(0))
 	x.records.give(i)
 }

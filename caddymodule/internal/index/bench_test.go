@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"testing"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
 )
 
 // What a million keys take on the heap; the promise is 250 bytes each.
@@ -99,5 +101,70 @@ func BenchmarkApplyChange(b *testing.B) {
 		k.Digest, k.Status = digestOf(at), 1
 		binary.BigEndian.PutUint64(k.ID[:], at)
 		putKey(x, k)
+	}
+}
+
+// loadOverrides gives each of n keys of load an override.
+func loadOverrides(n int) *Index {
+	x := load(n)
+	for i := range n {
+		changeOverride(x, uint64(i), 1)
+	}
+	return x
+}
+
+// changeOverride gives key i of load another override.
+func changeOverride(x *Index, i, amount uint64) {
+	k := keyOf(0)
+	k.Digest, k.Tenant = digestOf(i), fmt.Sprintf("tenant%d", i%100)
+	binary.BigEndian.PutUint64(k.ID[:], i)
+	k.Override = &access.Override{Credits: access.Credits(amount)}
+	putKey(x, k)
+}
+
+// BenchmarkOverride reads the override of a key: of one again and again, and of
+// so many that the caches hold neither them nor their records, once with the
+// override and once without, as the record is read by every request anyhow.
+func BenchmarkOverride(b *testing.B) {
+	const n = 1_000_000
+	x := loadOverrides(n)
+	records := make([]*Record, 0, n)
+	for r := range x.Keys {
+		records = append(records, r)
+	}
+	rand.Shuffle(n, func(i, j int) { records[i], records[j] = records[j], records[i] })
+	bench := func(name string, records []*Record, read func(*Record) bool) {
+		b.Run(name, func(b *testing.B) {
+			b.RunParallel(func(pb *testing.PB) {
+				i := rand.IntN(len(records))
+				for pb.Next() {
+					if !read(records[i]) {
+						b.Error("wrong answer")
+						return
+					}
+					if i++; i == len(records) {
+						i = 0
+					}
+				}
+			})
+		})
+	}
+	of := func(r *Record) bool { o := x.Override(r); return o != nil && o.Credits == 1 }
+	bench("hot", records[:1], of)
+	bench("random", records, func(r *Record) bool { return r.Status() == access.StatusActive && of(r) })
+	bench("recordOnly", records, func(r *Record) bool { return r.Status() == access.StatusActive })
+	few := load(1)
+	first := digestOf(0)
+	bench("none", []*Record{few.Lookup(&first)}, func(r *Record) bool { return few.Override(r) == nil })
+}
+
+// BenchmarkChangeOverride is one change of an override among a million.
+func BenchmarkChangeOverride(b *testing.B) {
+	const n = 1_000_000
+	x := loadOverrides(n)
+	i := uint64(0)
+	for b.Loop() {
+		i++
+		changeOverride(x, i*7919%n, i)
 	}
 }

@@ -10,8 +10,10 @@
 // own, which cost a word while they are empty; keys of which only the store has
 // a hash are found by what their secret starts with, under a lock.
 // What many keys share (tenants, rates, rights, environments) stands once, in small
-// slabs that a record refers to by number. One writer follows the store;
-// readers take no lock, do not allocate and never wait for it.
+// slabs that a record refers to by number. The few keys with an override have a
+// place of their own, to which the record's number of the environment leads. One
+// writer follows the store; readers take no lock, do not allocate and never wait
+// for it.
 //
 // # What a reader may rely on
 //

@@ -20,17 +20,17 @@ type Index struct {
 	// Apply.
 	OnProviderGone func(id string)
 
-	mu        sync.RWMutex // held by Apply; readers need it for the tenants' names alone
-	records   pool[Record]
-	digests   table
-	ids       table
-	idSeed    maphash.Seed
-	tenants   tenants
-	overrides overrides
-	rates     *interner[access.Rate]
-	envs      *interner[string]
-	rights    rights
-	priors    priors
+	mu      sync.RWMutex // held by Apply; readers need it for the tenants' names alone
+	records pool[Record]
+	digests table
+	ids     table
+	idSeed  maphash.Seed
+	tenants tenants
+	rates   *interner[access.Rate]
+	envs    *interner[string]
+	rights  rights
+	asides  pool[aside]
+	priors  priors
 
 	sums     table        // of the records with a plain SHA-256
 	sumCount atomic.Int64 // secrets, present and previous, known by one
@@ -58,6 +58,7 @@ func newIndex(now clock) *Index {
 		rates:   newInterner(now, func(r access.Rate) access.Rate { return r }),
 		envs:    newInterner(now, strings.Clone),
 		rights:  rights{interner: newInterner(now, strings.Clone)},
+		asides:  pool[aside]{now: now},
 		priors:  priors{pool: pool[prior]{now: now}, of: make(map[uint32]uint32)},
 	}
 	x.imported.byHint, x.imported.places, x.imported.perLen = make(map[string]*hinted), make(map[uint32]place), make(map[int]int)
@@ -96,9 +97,6 @@ func (x *Index) ByID(id access.KeyID) *Record {
 
 // Rate returns the key's own rate, or the zero Rate if its plan's hold.
 func (x *Index) Rate(r *Record) access.Rate { return *x.rates.at(r.rate.Load()) }
-
-// Environment returns the environment the key was minted for; it may be empty.
-func (x *Index) Environment(r *Record) string { return *x.envs.at(r.env.Load()) }
 
 // Keys calls yield for each key, in no order, until it returns false. A key
 // that is created or deleted meanwhile may be among them or not.

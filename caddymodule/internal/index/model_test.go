@@ -76,7 +76,11 @@ func (m *model) randomize(k *access.KeyHead) {
 	k.Status = access.Status(1 + m.rnd.IntN(3))
 	k.Expires = m.rnd.Int64N(100)
 	k.Rights = modelRights[m.rnd.IntN(len(modelRights))]
-	k.Rate = access.Rate{}
+	k.Environment = []string{"", "live", "test"}[m.rnd.IntN(3)]
+	k.Rate, k.Override = access.Rate{}, nil
+	if m.rnd.IntN(3) == 0 {
+		k.Override = &access.Override{Credits: access.Credits(m.rnd.IntN(3)), Until: m.rnd.Int64N(3)}
+	}
 	if m.rnd.IntN(2) == 0 {
 		k.Rate = minute
 		k.Rate.Requests = m.rnd.Uint32N(300)
@@ -90,7 +94,7 @@ func (m *model) create() {
 	}
 	m.serial++
 	k := keyOf(m.serial)
-	k.Tenant, k.Environment = id, []string{"", "live", "test"}[m.rnd.IntN(3)]
+	k.Tenant = id
 	m.randomize(k)
 	if k.Alg = uint8(1 + max(m.rnd.IntN(5)-2, 0)); k.Alg == token.AlgImported {
 		k.Imported = &access.Imported{Hint: modelHints[m.rnd.IntN(len(modelHints))], Hash: "x"}
@@ -359,6 +363,9 @@ func (m *model) checkKey(k *access.KeyHead) {
 	}
 	if !reflect.DeepEqual(m.x.Rights(r), k.Rights) || r.Alg() != k.Alg {
 		m.t.Fatalf("key %v: rights %+v, want %+v", k.ID, m.x.Rights(r), k.Rights)
+	}
+	if o := m.x.Override(r); (o == nil) != (k.Override == nil) || o != nil && o.Override != *k.Override {
+		m.t.Fatalf("key %v: override %+v, want %+v", k.ID, o, k.Override)
 	}
 	m.checkPrevious(k, r)
 	if r.Bucket.Debt(0) != m.debts[k.ID] {

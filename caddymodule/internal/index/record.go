@@ -20,7 +20,7 @@ type Record struct {
 	state   atomic.Uint32 // of flags
 	tenant  atomic.Uint32 // numbers in the Index
 	rate    atomic.Uint32
-	env     atomic.Uint32
+	env     atomic.Uint32 // or of an aside, if it is overridden
 	rights  atomic.Uint32
 	touched atomic.Uint32 // see Touch
 }

@@ -51,6 +51,7 @@ func TestMemoryIsBoundedUnderChurn(t *testing.T) {
 		k.Tenant, k.Environment = k.ID.String(), k.ID.String()
 		k.Rate = access.Rate{Requests: uint32(i + 1), Burst: 1, Window: time.Hour}
 		k.Rights = access.NewRights([]string{k.Tenant}, nil)
+		k.Override = &access.Override{Credits: access.Credits(i)}
 		putTenant(x, tenantOf(k.Tenant))
 		putKey(x, k)
 		k.Previous = &access.Previous{Digest: k.Digest, Alg: 1, Until: 1}
@@ -62,7 +63,7 @@ func TestMemoryIsBoundedUnderChurn(t *testing.T) {
 	const atOnce = 70 // an hour's deletions and a few
 	for what, n := range map[string]uint32{
 		"records": x.records.next, "tenants": x.tenants.next, "rates": x.rates.next, "environments": x.envs.next,
-		"rights": x.rights.next, "previous secrets": x.priors.next,
+		"rights": x.rights.next, "previous secrets": x.priors.next, "overrides": x.asides.next,
 	} {
 		if n > atOnce {
 			t.Errorf("%d %s, want at most %d", n, what, atOnce)
