@@ -132,12 +132,11 @@ type App struct {
 	compiled     map[string]*dialect.Compiled
 	metering     *engine.Metering // nil if no gate has a meter
 	letUsageGo   func()           // of how long this configuration keeps usage; nil as metering is
-	keyTerms     keyTermsCache
-	troubled     atomic.Int64   // unix second of the last trouble with metering that was logged
-	metersUsed   bool           // some gate has a meter
-	reported     bool           // some gate has charge_report
-	takesReports bool           // there is a keytoll_api charges
-	atStart      []func() error // checks for when all handlers are provisioned
+	troubled     atomic.Int64     // unix second of the last trouble with metering that was logged
+	metersUsed   bool             // some gate has a meter
+	reported     bool             // some gate has charge_report
+	takesReports bool             // there is a keytoll_api charges
+	atStart      []func() error   // checks for when all handlers are provisioned
 
 	mu        sync.Mutex // guards opened and closed
 	opened    chan struct{}

@@ -120,7 +120,7 @@ func matches(m gate.Match, r *http.Request) (bool, error) {
 
 // take charges credits and quotas.
 func (b *bill) take(c *gate.Call, own *index.Override, now int64) access.Reason {
-	key := b.x.h.app.keyPayer(b.metering(), own, b.terms.plan, c.Record.ID)
+	key := keyPayer(b.metering(), own, b.terms.plan, c.Record.ID)
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
 	}
@@ -175,7 +175,7 @@ func (b *bill) observe(c *gate.Call) {
 		if !own.In(b.x.engine.Unix(c.Started)) || own.Credits == 0 {
 			return
 		}
-		key := b.x.h.app.keyTermsOf(b.metering(), own, p, c.Record.ID)
+		key := keyTermsOf(b.metering(), own, p, c.Record.ID)
 		b.observed = b.observed || b.metering().Over(key.payer, key.real)
 	}
 }

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"crypto/sha256"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -119,53 +118,39 @@ func (tt *tenantTerms) ofKey(own *index.Override) flightLimit {
 	return tt.perKey
 }
 
-// maxKeyTerms bounds the keys whose terms are kept.
-const maxKeyTerms = 1 << 14
-
-// keyTermsCache keeps the terms of keys with credits of their own, by key. It is
-// safe for concurrent use.
-type keyTermsCache struct {
-	mu sync.RWMutex
-	of map[access.KeyID]*keyTerms
-}
-
-// keyTerms is what an override says of a key's credits.
+// keyTerms is what an override says of a key's credits. It is not changed. It
+// knows its configuration by the plan alone, so that keys that nobody uses any
+// more do not keep what is left of old configurations.
 type keyTerms struct {
-	override *index.Override
-	plan     *meterPlan // of the tenant, whose period it is
-	payer    credit.Payer
-	real     *credit.Terms // what would refuse if it was not only observed
+	plan  *meterPlan // of the tenant, whose period it is
+	payer credit.Payer
+	real  *credit.Terms // what would refuse if it was not only observed
 }
 
 // keyPayer returns the key's own limit of credits, if its override in force sets
-// one. Few keys have: their terms are kept for as long as override and plan are
-// the same.
-func (a *App) keyPayer(m *engine.Metering, own *index.Override, plan *meterPlan, id access.KeyID) credit.Payer {
+// one.
+func keyPayer(m *engine.Metering, own *index.Override, plan *meterPlan, id access.KeyID) credit.Payer {
 	if own == nil || own.Credits == 0 || plan == nil || plan.credits == nil {
 		return credit.Payer{}
 	}
-	return a.keyTermsOf(m, own, plan, id).payer
+	return keyTermsOf(m, own, plan, id).payer
 }
 
-func (a *App) keyTermsOf(m *engine.Metering, o *index.Override, plan *meterPlan, id access.KeyID) *keyTerms {
-	k := &a.keyTerms
-	k.mu.RLock()
-	kt := k.of[id]
-	k.mu.RUnlock()
-	if kt != nil && kt.override == o && kt.plan == plan {
+// keyTermsOf returns what an override says of a key's credits, whose tenant has
+// the plan. It is kept with the override for as long as the plan is the same,
+// and no two configurations share one.
+func keyTermsOf(m *engine.Metering, own *index.Override, plan *meterPlan, id access.KeyID) *keyTerms {
+	if kt, _ := own.Terms.Load().(*keyTerms); kt != nil && kt.plan == plan {
 		return kt
 	}
-	real := &credit.Allowance{Amount: o.Credits, Period: plan.credits.Period, Strict: plan.credits.Strict}
-	held := *real
+	real := &credit.Terms{Credits: &credit.Allowance{Amount: own.Credits, Period: plan.credits.Period, Strict: plan.credits.Strict}}
+	held := real
 	if plan.creditsObserve {
-		held.Overage = access.MaxCredits
+		wide := *real.Credits
+		wide.Overage = access.MaxCredits
+		held = &credit.Terms{Credits: &wide}
 	}
-	kt = &keyTerms{o, plan, credit.Payer{Purse: m.Ledger.KeyPurse(id), Terms: &credit.Terms{Credits: &held}}, &credit.Terms{Credits: real}}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.of == nil || len(k.of) >= maxKeyTerms {
-		k.of = make(map[access.KeyID]*keyTerms) // those in use come again
-	}
-	k.of[id] = kt
+	kt := &keyTerms{plan, credit.Payer{Purse: m.Ledger.KeyPurse(id), Terms: held}, real}
+	own.Terms.Store(kt)
 	return kt
 }

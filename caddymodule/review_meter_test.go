@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
-	"github.com/keytoll/keytoll/caddymodule/internal/index"
+	"github.com/keytoll/keytoll/caddymodule/internal/period"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 	rollup "github.com/keytoll/keytoll/caddymodule/internal/usage"
 )
@@ -170,23 +170,55 @@ func TestKeyCreditsFollowThePlan(t *testing.T) {
 	}
 }
 
-// The terms of keys are bounded in number.
-func TestKeyTermsAreBounded(t *testing.T) {
-	b := newBareGate(t, t.TempDir(), meterBare, "")
+// The terms of a key with credits of its own are made once for each override,
+// plan and configuration, and its purse is the same all the while.
+func TestKeyTermsStayWithTheOverride(t *testing.T) {
+	const plans = `"plans":{"p":{"credits":{"amount":1000,"period":"month"}},"q":{"credits":{"amount":1000,"period":"hour","observe":true}}},"default_plan":"p"`
+	b := newBareGate(t, t.TempDir(), plans, "")
 	b.start()
-	app := b.handler.app
-	plan := app.meterPlans["p"]
-	o := &index.Override{Override: access.Override{Credits: 1}}
-	var id access.KeyID
-	for i := range maxKeyTerms + 10 {
-		id[0], id[1], id[2] = byte(i), byte(i>>8), byte(i>>16)
-		kt := app.keyTermsOf(app.metering, o, plan, id)
-		if again := app.keyTermsOf(app.metering, o, plan, id); again != kt {
-			t.Fatal("terms are made anew")
+	id, _ := b.key(hourly(1000))
+	other, _ := b.key(hourly(1000))
+	terms := func(b *bareGate, id access.KeyID, plan string) *keyTerms {
+		app := b.handler.app
+		x := app.engine.Load().Index
+		return keyTermsOf(app.metering, x.Override(x.ByID(id)), app.meterPlans[plan], id)
+	}
+	override := func(id access.KeyID, amount access.Credits) {
+		if _, err := b.handler.app.registrar.Load().SetKeyOverride(t.Context(), id, &access.Override{Credits: amount}); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if n := len(app.keyTerms.of); n > maxKeyTerms {
-		t.Errorf("%d are kept", n)
+	override(id, credits)
+	override(other, credits)
+	last := terms(b, id, "p")
+	if terms(b, other, "p").payer == last.payer {
+		t.Error("two keys have one purse")
+	}
+	if terms(b, id, "p") != last {
+		t.Error("terms are made anew")
+	}
+	became := func(what string, made *keyTerms, amount access.Credits, by period.Kind) {
+		t.Helper()
+		if made == last || made.payer.Purse != last.payer.Purse {
+			t.Errorf("%s: the terms are those before, or of another purse", what)
+		}
+		if c := made.real.Credits; c.Amount != amount || c.Period.Kind != by {
+			t.Errorf("%s: %s by %v", what, c.Amount, c.Period.Kind)
+		}
+		last = made
+	}
+	became("another plan", terms(b, id, "q"), credits, period.Hour)
+	if last.payer.Terms.Credits.Overage != access.MaxCredits || last.real.Credits.Overage != 0 {
+		t.Error("what is only observed refuses, or is not told from what is enforced")
+	}
+	became("the plan before", terms(b, id, "p"), credits, period.Month)
+	override(id, 2*credits)
+	became("another override", terms(b, id, "p"), 2*credits, period.Month)
+	next := newBareGate(t, b.dir, plans, "")
+	next.start()
+	became("another configuration", terms(next, id, "p"), 2*credits, period.Month)
+	if terms(next, id, "p") != last {
+		t.Error("the terms of the configuration before were not replaced")
 	}
 }
 
