@@ -87,7 +87,9 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 	defer x.abort() // after settle: until then the request counts as under way
 	if x.tally != nil {
 		defer x.settle() // also if anything below panics
-		x.observe(r, c)
+		if h.observer != nil || x.bill != nil {
+			x.observe(r, c)
+		}
 	}
 	x.draft = h.headers.draftFields(e, c, asks)
 	repl := x.attach(r)
@@ -99,8 +101,13 @@ func (h *Handler) forward(e *engine.Engine, w http.ResponseWriter, r *http.Reque
 		x.identify(r)
 	}
 	if x.tally != nil {
-		x.bill.identify(r, repl)
-		x.watch(r, connection)
+		if x.bill != nil {
+			x.bill.identify(r, repl)
+			x.bill.watch(r, connection)
+		}
+		if r.ContentLength < 0 && r.Body != nil && r.Body != http.NoBody {
+			r.Body = &countedBody{r.Body, x.tally}
+		}
 	}
 	err := x.pass(r, next)
 	if x.tally != nil && !x.done && x.conn.Load() == nil {

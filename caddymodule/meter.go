@@ -29,11 +29,14 @@ const (
 // a reason in c, and the exchange with tally and bill in any case.
 func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brought *brought) *exchange {
 	own := e.Index.Override(c.Record)
-	if h.meter.light && own == nil && brought == nil && h.app.light(c.Tenant) {
-		x := newTallied(e)
+	if own == nil && brought == nil && h.meter.light && h.app.light(c.Tenant) {
+		x := newTallied()
+		x.engine = e
 		if c.Reason == access.Allowed {
 			x.tally.length = max(r.ContentLength, 0)
-			c.Reason = h.name(r, x.tally, nil)
+			if x.tally.route = h.meter.route; !h.meter.same {
+				c.Reason = h.match(r, x.tally, nil)
+			}
 		}
 		return x
 	}
@@ -63,16 +66,24 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 	return x
 }
 
-// name finds the name of the request and, if it has a bill, its price.
+// name finds the name of a request that has a bill, and its price.
 func (h *Handler) name(r *http.Request, t *tally, b *bill) access.Reason {
-	if r.Method != http.MethodConnect {
-		return h.nameOf(r, t, b)
+	if h.meter.same {
+		t.route, b.price = h.meter.route, h.meter.price
+	} else if reason := h.match(r, t, b); reason != access.Allowed {
+		return reason
 	}
-	defer gate.ShowGet(r)()
-	return h.nameOf(r, t, b)
+	if b.counts() && early(r) {
+		return access.TooEarly // early data can be sent again by anybody
+	}
+	return access.Allowed
 }
 
-func (h *Handler) nameOf(r *http.Request, t *tally, b *bill) access.Reason {
+// match is name where rules look at the request, which may have no bill.
+func (h *Handler) match(r *http.Request, t *tally, b *bill) access.Reason {
+	if r.Method == http.MethodConnect {
+		defer gate.ShowGet(r)()
+	}
 	for i := range h.meter.routes {
 		rule := &h.meter.routes[i]
 		if ok, err := matches(rule.match, r); err != nil {
@@ -93,9 +104,6 @@ func (h *Handler) nameOf(r *http.Request, t *tally, b *bill) access.Reason {
 			b.price = rule.price
 			break
 		}
-	}
-	if b.counts() && early(r) {
-		return access.TooEarly // early data can be sent again by anybody
 	}
 	return access.Allowed
 }
@@ -182,18 +190,19 @@ func (b *bill) observe(c *gate.Call) {
 
 // settle counts the request, and ends its bill, when it has ended or panicked.
 func (x *exchange) settle() {
-	t := x.tally
-	s := rollup.Sample{BytesIn: max(t.length, t.in.Load()), BytesOut: t.written + t.out.Load(), Duration: x.took()}
-	status := int(t.status)
+	t, end := x.tally, x.engine.Limiter.Now()
+	took, in, out := x.took(end), max(t.length, t.in.Load()), t.written+t.out.Load()
+	status, credits := int(t.status), int64(0)
 	if x.bill != nil {
-		s.Credits = int64(x.bill.settle(&s))
+		credits = int64(x.bill.settle(credit.Units{credit.Requests: 1, credit.BytesIn: in, credit.BytesOut: out,
+			credit.Seconds: int64((took + time.Second - 1) / time.Second)}))
 		status = x.bill.outcome()
 	}
-	x.count(rollup.ClassOf(status), s)
+	x.count(rollup.ClassOf(status), end, &rollup.Request{Numbers: [...]int64{credits, in, out, int64(took / time.Microsecond)}})
 }
 
 // settle ends the bill, and returns what the request is charged.
-func (b *bill) settle(s *rollup.Sample) access.Credits {
+func (b *bill) settle(units credit.Units) access.Credits {
 	x := b.x
 	if x.h.meter.told() {
 		b.running.close()
@@ -204,8 +213,6 @@ func (b *bill) settle(s *rollup.Sample) access.Credits {
 	}
 	b.leave()
 	final := b.cost()
-	units := credit.Units{credit.Requests: 1, credit.BytesIn: s.BytesIn, credit.BytesOut: s.BytesOut,
-		credit.Seconds: int64((s.Duration + time.Second - 1) / time.Second)}
 	if b.receipt != nil {
 		if err := b.receipt.Settle(final, units); err != nil {
 			x.h.app.meterTrouble(err)
@@ -220,30 +227,29 @@ func (b *bill) settle(s *rollup.Sample) access.Credits {
 	return final
 }
 
-// count counts the request, which belongs to a key.
-func (x *exchange) count(class rollup.Class, s rollup.Sample) {
+// count counts the request, which belongs to a key and ended at end. r has its
+// numbers.
+func (x *exchange) count(class rollup.Class, end int64, r *rollup.Request) {
 	if x.Record == nil || x.Tenant == nil {
 		return
 	}
 	m := x.h.app.metering
-	series := rollup.Series{Tenant: x.Tenant.ID, Key: x.Record.ID, Class: class}
+	r.Second, r.Class, r.Key, r.Tenant = rollup.SecondOf(x.engine.Unix(end)), uint8(class), x.Record.ID, x.Tenant.ID
 	if rule := x.tally.route; rule != nil {
-		series.Route = rule.name
+		r.Route = rule.name
 	}
 	if x.tally.observed {
 		m.Totals.Observed.Add(1)
-		series.Flags = rollup.Observed
+		r.Flags = uint8(rollup.Observed)
 	}
 	if x.bill != nil && x.bill.bypassed() {
-		series.Flags |= rollup.Bypassed
+		r.Flags |= uint8(rollup.Bypassed)
 	}
-	m.Usage.Record(x.engine.Unix(x.Started+int64(s.Duration)), series, s)
+	m.Usage.Record(r)
 }
 
-// took is how long the request has been under way.
-func (x *exchange) took() time.Duration {
-	return time.Duration(max(x.engine.Limiter.Now()-x.Started, 0))
-}
+// took is how long the request had been under way at end.
+func (x *exchange) took(end int64) time.Duration { return time.Duration(max(end-x.Started, 0)) }
 
 // tell takes the final cost out of a header.
 func (b *bill) tell(h http.Header, name string) {
@@ -278,11 +284,8 @@ var noTerms = new(tenantTerms)
 // knownTerms returns the terms that were worked out last for a tenant, by
 // whichever configuration; nil if there are none.
 func knownTerms(t *index.Tenant) *tenantTerms {
-	if p := t.Terms.Load(); p != nil {
-		tt, _ := (*p).(*tenantTerms)
-		return tt
-	}
-	return nil
+	tt, _ := t.Terms.Load().(*tenantTerms)
+	return tt
 }
 
 // light reports whether the terms of a tenant are known, hold for good, and say
@@ -292,7 +295,7 @@ func (a *App) light(t *index.Tenant) bool {
 		return false
 	}
 	tt := knownTerms(t)
-	return tt != nil && tt.light && tt.app == a && tt.until == 0
+	return tt != nil && tt.light && tt.app == a
 }
 
 // termsOf returns what the configuration says of a tenant at a time.
@@ -308,10 +311,9 @@ func (a *App) termsOf(m *engine.Metering, t *index.Tenant, now int64) *tenantTer
 		misled = tt.misled.Load()
 	}
 	tt := a.newTerms(m, t, now)
-	tt.light = tt.payer.Terms == nil && tt.perKey.most == 0 && tt.perTenant.most == 0 && !tt.observes && !tt.credits
+	tt.light = tt.until == 0 && tt.payer.Terms == nil && tt.perKey.most == 0 && tt.perTenant.most == 0 && !tt.observes && !tt.credits
 	tt.misled.Store(misled)
-	v := any(tt)
-	t.Terms.Store(&v)
+	t.Terms.Store(tt)
 	return tt
 }
 

@@ -71,21 +71,15 @@ func (b *bill) identify(r *http.Request, repl *caddy.Replacer) {
 // statusClientGone is what Caddy's proxy writes for a client that has gone.
 const statusClientGone = 499
 
-// watch counts the bytes of a body of unknown length, and notes what the API is
-// asked, which is after the request was cleaned. connection is false if the
-// request had no header about the connection.
-func (x *exchange) watch(r *http.Request, connection bool) {
-	if b := x.bill; b != nil {
-		b.let = r
-		tunnel := false
-		if r.ProtoMajor > 1 { // only there a header can have that name
-			_, tunnel = r.Header[":protocol"]
-		}
-		b.upgrade = tunnel || connection && len(r.Header["Upgrade"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade")
+// watch notes what the API is asked, which is after the request was cleaned.
+// connection is false if the request had no header about the connection.
+func (b *bill) watch(r *http.Request, connection bool) {
+	b.let = r
+	tunnel := false
+	if r.ProtoMajor > 1 { // only there a header can have that name
+		_, tunnel = r.Header[":protocol"]
 	}
-	if r.ContentLength < 0 && r.Body != nil && r.Body != http.NoBody {
-		r.Body = &countedBody{r.Body, x.tally}
-	}
+	b.upgrade = tunnel || connection && len(r.Header["Upgrade"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Upgrade")
 }
 
 // countedBody counts what is read of a body.

@@ -58,13 +58,12 @@ type flights struct {
 }
 
 // newTallied makes an exchange with a tally, in one piece.
-func newTallied(e *engine.Engine) *exchange {
+func newTallied() *exchange {
 	all := new(struct {
 		exchange
 		tally
 	})
 	all.exchange.tally = &all.tally
-	all.exchange.engine = e
 	return &all.exchange
 }
 

@@ -41,6 +41,9 @@ type meter struct {
 	routes       []routeRule // the first that matches decides; none: no name
 	usageHeaders string      // on, off, or "": as the key's plan has credits
 	light        bool        // the gate itself has nothing but routes
+	same         bool        // all requests have this route and price:
+	route        *routeRule  // nil: no name
+	price        access.Credits
 }
 
 // told reports whether the API may tell what a request costs.
@@ -114,6 +117,13 @@ func (h *Handler) provisionMeter(ctx caddy.Context) error {
 	}
 	if len(h.app.meterPlans) > 0 || len(m.charges) > 0 || len(m.flights) > 0 || len(m.routes) > 0 || m.usageHeaders == "on" {
 		h.meter = m
+	}
+	m.same = (len(m.routes) == 0 || m.routes[0].match == nil) && (len(m.charges) == 0 || m.charges[0].match == nil)
+	if m.same && len(m.routes) > 0 {
+		m.route = &m.routes[0]
+	}
+	if m.same && len(m.charges) > 0 {
+		m.price = m.charges[0].price
 	}
 	m.light = len(m.charges) == 0 && m.header == "" && len(m.flights) == 0 && m.usageHeaders != "on"
 	return nil

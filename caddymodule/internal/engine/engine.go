@@ -64,7 +64,7 @@ type Engine struct {
 	background sync.WaitGroup // of the engine's goroutines
 
 	wall   atomic.Int64 // Unix nanoseconds at the limiter's time 0
-	walled atomic.Int64 // the limiter's time at which wall was found, plus one
+	walled atomic.Int64 // the limiter's time until which wall holds
 
 	replayTold atomic.Bool
 	place      string // of the store
@@ -82,16 +82,24 @@ const headroom = 4 << 20
 
 // Wall returns the time of day at the limiter's time now. It reads the clock
 // once a second, so a clock that is set shows within a second.
-func (e *Engine) Wall(now int64) time.Time {
-	if at := e.walled.Load(); at == 0 || now-at >= int64(time.Second) {
-		e.wall.Store(e.clock().UnixNano() - e.Limiter.Now())
-		e.walled.Store(now + 1)
-	}
-	return time.Unix(0, e.wall.Load()+now)
-}
+func (e *Engine) Wall(now int64) time.Time { return time.Unix(0, e.unixNano(now)) }
 
 // Unix returns Wall as a unix second.
-func (e *Engine) Unix(now int64) int64 { return e.Wall(now).Unix() }
+func (e *Engine) Unix(now int64) int64 { return e.unixNano(now) / int64(time.Second) }
+
+// unixNano is from 1970 on.
+func (e *Engine) unixNano(now int64) int64 {
+	if now >= e.walled.Load() {
+		e.look(now)
+	}
+	return e.wall.Load() + now
+}
+
+// look reads the clock.
+func (e *Engine) look(now int64) {
+	e.wall.Store(max(e.clock().UnixNano(), 0) - e.Limiter.Now())
+	e.walled.Store(now + int64(time.Second))
+}
 
 // Counts are what the metrics read.
 type Counts struct {

@@ -67,7 +67,7 @@ func TestUsageOutlivesAKill(t *testing.T) {
 	e, m := openStill(t, filepath.Join(dir, "k.db"))
 	record := func(n int) {
 		for i := range n {
-			m.Usage.Record(time.Now().Unix(), usage.Series{Tenant: "acme", Key: [16]byte{byte(i)}, Class: usage.Class2xx}, usage.Sample{})
+			m.Usage.Record(&usage.Request{Second: usage.SecondOf(time.Now().Unix()), Tenant: "acme", Key: [16]byte{byte(i)}, Class: uint8(usage.Class2xx)})
 		}
 	}
 	killed := func(what string, want int64) {

@@ -16,8 +16,9 @@ type Tenant struct {
 	// Subject names the tenant to limits that its keys share.
 	Subject limit.Subject
 	// Terms is for whoever works out what a configuration says of the tenant: it
-	// is gone when the tenant changes.
-	Terms atomic.Pointer[any]
+	// is gone when the tenant changes. It is no Pointer[any]: that would be one
+	// more piece of memory that is not near.
+	Terms atomic.Value
 
 	providers *providers // goes on from one Tenant to the next
 }

@@ -10,34 +10,44 @@ import (
 // returns false if there is no room, or if the record cannot be written at all:
 // nothing of it will be read then. It does not allocate.
 func (f *File) Append(r *Record) (ok bool) {
-	if len(r.Tenant) > maxName || len(r.Route) > maxName || r.Class == classPad {
-		return false
+	var t tail
+	lengths, names := t.put(&r.Numbers)
+	if len(r.Tenant)+len(r.Route) > tailLen-names || r.Class == classPad {
+		return f.appendLong(r, &t)
 	}
-	defer f.guard(debug.SetPanicOnFault(true), &ok)
-	var b [bodyLen + 8]byte
-	at := r.encode(&b)
-	if at+len(r.Tenant)+len(r.Route) > bodyLen {
-		return f.appendLong(r, &b, at)
+	names += copy(t.b[names:], r.Tenant)
+	copy(t.b[names:], r.Route)
+	done, old := false, debug.SetPanicOnFault(true)
+	defer func() { // as guard, which would cost as much as all the rest here
+		if !done {
+			debug.SetPanicOnFault(old)
+			ok = false
+			f.fault(recover())
+		}
+	}()
+	if s, slot := f.reserve(1, &t); s != nil {
+		w0, w1, w2 := first(r.Second, lengths, len(r.Route)), ne.Uint64(r.Key[:]), ne.Uint64(r.Key[8:])
+		w3, w4, w5, w6 := ne.Uint64(t.b[:]), ne.Uint64(t.b[8:]), ne.Uint64(t.b[16:]), ne.Uint64(t.b[24:])
+		b, head := s.words(slot), headOf(1, r.Class, r.Flags, len(r.Tenant))
+		b[0], b[1], b[2], b[3], b[4], b[5], b[6] = w0, w1, w2, w3, w4, w5, w6 // one by one: an array is put together first
+		h := mix(s.seed(slot)^head<<32, w0, w1, w2, w3, w4, w5, w6)
+		s.head(slot).Store((h^h>>32)<<32 | head)
+		ok = true
 	}
-	at += copy(b[at:], r.Tenant)
-	copy(b[at:], r.Route)
-	s, slot := f.reserve(1, &b)
-	if s == nil {
-		return false
-	}
-	*(*[bodyLen]byte)(s.body(slot)) = *(*[bodyLen]byte)(b[:])
-	s.head(slot).Store(withSum(s.seed(slot), headOf(1, r.Class, r.Flags, len(r.Tenant)), b[:bodyLen]))
-	return true
+	done = true
+	debug.SetPanicOnFault(old)
+	return ok
 }
 
 // appendLong is Append for what takes several slots.
-func (f *File) appendLong(r *Record, first *[bodyLen + 8]byte, names int) bool {
+func (f *File) appendLong(r *Record, here *tail) (ok bool) {
+	if len(r.Tenant) > maxName || len(r.Route) > maxName || r.Class == classPad {
+		return false
+	}
 	var b [maxSlots * bodyLen]byte
-	at := copy(b[:], first[:names])
-	at += copy(b[at:], r.Tenant)
-	at += copy(b[at:], r.Route)
-	n := (at + bodyLen - 1) / bodyLen
-	s, slot := f.reserve(n, first)
+	n := r.encode(&b)
+	defer f.guard(debug.SetPanicOnFault(true), &ok)
+	s, slot := f.reserve(n, here)
 	if s == nil {
 		return false
 	}
@@ -51,10 +61,9 @@ func (f *File) appendLong(r *Record, first *[bodyLen + 8]byte, names int) bool {
 // reserve takes n slots, or returns no segment if there is no room. here is
 // something on the stack: it tells goroutines apart, and so spreads them over
 // the shards.
-func (f *File) reserve(n int, here *[bodyLen + 8]byte) (*segment, uint32) {
+func (f *File) reserve(n int, here *tail) (*segment, uint32) {
 	const golden = 0x9e3779b97f4a7c15
-	h := uint64(uintptr(unsafe.Pointer(here))>>11) * golden
-	sh := &f.shards[h>>f.shift&uint64(len(f.shards)-1)]
+	sh := &f.shards[uint64(uintptr(unsafe.Pointer(here))>>11)*golden>>f.shift&uint64(len(f.shards)-1)]
 	for {
 		word := sh.word.Load()
 		if uint32(word) < slotsInSegment {

@@ -115,6 +115,11 @@ func (s *segment) body(slot uint32) []byte {
 	return unsafe.Slice((*byte)(unsafe.Add(s.at(slot), headLen)), bodyLen)
 }
 
+// words is body in words.
+func (s *segment) words(slot uint32) *[bodyLen / 8]uint64 {
+	return (*[bodyLen / 8]uint64)(unsafe.Add(s.at(slot), headLen))
+}
+
 // mem is all of the segment.
 func (s *segment) mem() []byte { return unsafe.Slice((*byte)(s.base), segmentLen) }
 

@@ -13,11 +13,8 @@ func TestWriterIsLate(t *testing.T) {
 	appendAll(t, f, 1, 3)
 	late := func() func() { // is Append, and stops before it publishes
 		r := numbered(3)
-		var b [bodyLen + 8]byte
-		at := r.encode(&b)
-		at += copy(b[at:], r.Tenant)
-		copy(b[at:], r.Route)
-		s, slot := f.reserve(1, &b)
+		var b [maxSlots * bodyLen]byte
+		s, slot := f.reserve(r.encode(&b), new(tail))
 		return func() {
 			copy(s.body(slot), b[:bodyLen])
 			s.head(slot).Store(withSum(s.seed(slot), headOf(1, r.Class, r.Flags, len(r.Tenant)), b[:bodyLen]))

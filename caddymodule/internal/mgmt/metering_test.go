@@ -55,7 +55,10 @@ func (d *door) counted(series ...usage.Series) *usage.Recorder {
 		d.t.Fatal(err)
 	}
 	for _, s := range series {
-		rec.Record(time.Now().Unix(), s, usage.Sample{Credits: 1_500_000, BytesIn: 10, BytesOut: 20, Duration: time.Millisecond})
+		rec.Record(&usage.Request{
+			Second: usage.SecondOf(time.Now().Unix()), Class: uint8(s.Class), Flags: uint8(s.Flags), Key: s.Key, Tenant: s.Tenant, Route: s.Route,
+			Numbers: [...]int64{1_500_000, 10, 20, 1000},
+		})
 	}
 	d.handler.Usage = func() (*usage.Recorder, error) { return rec, nil }
 	return rec
@@ -330,7 +333,7 @@ func TestDeskUsageBeforeTheTenant(t *testing.T) {
 	d := newDoor(t)
 	k := d.tenant("acme")
 	rec := d.counted()
-	rec.Record(time.Now().Add(-26*time.Hour).Unix(), usage.Series{Tenant: "acme", Class: usage.Class2xx}, usage.Sample{})
+	rec.Record(&usage.Request{Second: usage.SecondOf(time.Now().Add(-26 * time.Hour).Unix()), Tenant: "acme", Class: uint8(usage.Class2xx)})
 	desk := d.desk(k.ID, &dialect.Dialect{}, func(o *mgmt.DeskOptions) {
 		o.Kind, o.Base = mgmt.DeskUsage, "/v1/usage"
 		o.Recorder = func() (*usage.Recorder, error) { return rec, nil }

@@ -24,11 +24,11 @@ func TestRecordDoesNotAllocate(t *testing.T) {
 		o.Series = 2
 		r := open(t, o)
 		known, other := series("a", 1, "route", Class2xx), series("b", 9, "route", Class2xx)
-		r.Record(c.at(), known, Sample{})
-		r.Record(c.at(), series("b", 2, "route", Class2xx), Sample{})
+		record(r, c.at(), known, Sample{})
+		record(r, c.at(), series("b", 2, "route", Class2xx), Sample{})
 		for _, s := range []Series{known, other} {
-			r.Record(c.at(), s, Sample{})
-			if n := testing.AllocsPerRun(1000, func() { r.Record(start.Unix(), s, Sample{1, 2, 3, time.Second}) }); n != 0 {
+			record(r, c.at(), s, Sample{})
+			if n := testing.AllocsPerRun(1000, func() { record(r, start.Unix(), s, Sample{1, 2, 3, time.Second}) }); n != 0 {
 				t.Errorf("%v: %v allocations", s, n)
 			}
 		}
@@ -66,7 +66,7 @@ func benchRecorder(b *testing.B, n int) (*Recorder, []Series) {
 	ss := make([]Series, n)
 	for i := range ss {
 		ss[i] = series(fmt.Sprint("tenant-", i%1000), i, "synthesize", Class2xx)
-		r.Record(start.Unix(), ss[i], Sample{})
+		record(r, start.Unix(), ss[i], Sample{})
 	}
 	return r, ss
 }
@@ -78,7 +78,7 @@ func BenchmarkRecord(b *testing.B) {
 			b.ReportAllocs()
 			i := 0
 			for b.Loop() {
-				r.Record(start.Unix(), ss[i], Sample{1e6, 100, 1000, 20 * time.Millisecond})
+				record(r, start.Unix(), ss[i], Sample{1e6, 100, 1000, 20 * time.Millisecond})
 				if i += 7919; i >= n {
 					i %= n
 				}
@@ -122,7 +122,7 @@ func benchJournal(b *testing.B, n int) {
 		}
 		before, begun := processTime(), time.Now()
 		for i := range picks {
-			r.Record(at, picks[i], Sample{1e6, 100, 1000, 20 * time.Millisecond})
+			record(r, at, picks[i], Sample{1e6, 100, 1000, 20 * time.Millisecond})
 		}
 		spent += time.Since(begun)
 		r.makeRoom(false)
@@ -144,7 +144,7 @@ func BenchmarkRecordHotKey(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			r.Record(start.Unix(), ss[0], Sample{1e6, 100, 1000, 20 * time.Millisecond})
+			record(r, start.Unix(), ss[0], Sample{1e6, 100, 1000, 20 * time.Millisecond})
 		}
 	})
 }
@@ -164,7 +164,7 @@ func BenchmarkRecordColdKeys(b *testing.B) {
 		s.Tenant = tenants[i%1000]
 		be.PutUint64(s.Key[:], i*0x9e3779b97f4a7c15)
 		be.PutUint64(s.Key[8:], i)
-		r.Record(start.Unix(), s, Sample{1e6, 100, 1000, 20 * time.Millisecond})
+		record(r, start.Unix(), s, Sample{1e6, 100, 1000, 20 * time.Millisecond})
 	}
 }
 
@@ -174,7 +174,7 @@ func BenchmarkRecordBeyond(b *testing.B) {
 	s := series("other", 77, "synthesize", Class2xx)
 	b.ReportAllocs()
 	for b.Loop() {
-		r.Record(start.Unix(), s, Sample{1e6, 100, 1000, 20 * time.Millisecond})
+		record(r, start.Unix(), s, Sample{1e6, 100, 1000, 20 * time.Millisecond})
 	}
 }
 
@@ -196,7 +196,7 @@ func BenchmarkMinute(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		for i := range ss {
-			r.Record(at, ss[i], Sample{1e6, 100, 1000, 20 * time.Millisecond})
+			record(r, at, ss[i], Sample{1e6, 100, 1000, 20 * time.Millisecond})
 		}
 		at += 60
 		if err := r.Flush(b.Context()); err != nil {

@@ -31,12 +31,12 @@ func exporter(t *testing.T, o ExportOptions) *Exporter {
 func three(t *testing.T) (*Recorder, *clock, *memory) {
 	c, m := newClock(), newMemory()
 	r := open(t, c.options(m))
-	r.Record(c.at(), series("a", 1, "r", Class2xx), Sample{1_250_000, 10, 20, 1500 * time.Millisecond})
-	r.Record(c.at(), series("a", 2, "r", Refused), Sample{})
+	record(r, c.at(), series("a", 1, "r", Class2xx), Sample{1_250_000, 10, 20, 1500 * time.Millisecond})
+	record(r, c.at(), series("a", 2, "r", Refused), Sample{})
 	s := series("b", 3, "", Class5xx)
 	s.Flags = Bypassed | Observed
-	r.Record(c.at(), s, Sample{Credits: -1})
-	r.Record(c.at(), Series{Class: Refused}, Sample{})
+	record(r, c.at(), s, Sample{Credits: -1})
+	record(r, c.at(), Series{Class: Refused}, Sample{})
 	check(t, r.Flush(t.Context()))
 	return r, c, m
 }
@@ -81,7 +81,7 @@ func TestFileExport(t *testing.T) {
 	}
 	// What comes later for the same minute is an event of its own.
 	b.Reset()
-	r.Record(c.at(), series("a", 1, "r", Class2xx), Sample{})
+	record(r, c.at(), series("a", 1, "r", Class2xx), Sample{})
 	check(t, r.Flush(t.Context()))
 	drain(t, exporter(t, ExportOptions{Recorder: r, Sink: NewFileSink(&b)}))
 	var again Event
@@ -96,7 +96,7 @@ func TestExportWaitsForTheFlush(t *testing.T) {
 	c, m := newClock(), newMemory()
 	r := open(t, c.options(m))
 	for i := range 5 {
-		r.Record(c.at(), series("a", i, "", Class2xx), Sample{})
+		record(r, c.at(), series("a", i, "", Class2xx), Sample{})
 	}
 	m.failAfter(5) // the marks, the entry and two rows
 	if err := r.Flush(t.Context()); !errors.Is(err, errFault) || m.count(tagMinute) != 2 {
@@ -132,7 +132,7 @@ func TestExportMissed(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	check(t, r.Tick(t.Context()))
-	r.Record(c.at(), series("z", 1, "", Class2xx), Sample{})
+	record(r, c.at(), series("z", 1, "", Class2xx), Sample{})
 	check(t, r.Flush(t.Context()))
 	drain(t, e)
 	if !strings.Contains(b.String(), `"subject":"z"`) {

@@ -147,6 +147,13 @@ func keyID(n int) (id access.KeyID) {
 	return id
 }
 
+func record(r *Recorder, at int64, s Series, x Sample) {
+	r.Record(&Request{
+		Second: SecondOf(at), Class: uint8(s.Class), Flags: uint8(s.Flags), Key: s.Key, Tenant: s.Tenant, Route: s.Route,
+		Numbers: [...]int64{x.Credits, x.BytesIn, x.BytesOut, int64(x.Duration / time.Microsecond)},
+	})
+}
+
 func series(tenant string, key int, route string, c Class) Series {
 	return Series{Tenant: tenant, Key: keyID(key), Route: route, Class: c}
 }

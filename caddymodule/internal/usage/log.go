@@ -57,23 +57,6 @@ func (r *Recorder) replay(ctx context.Context) error {
 	return r.flush(ctx, 0)
 }
 
-// append writes a request into the journal. It returns false where that must be
-// counted at once.
-func (r *Recorder) append(at int64, s *Series, x *Sample) bool {
-	if r.journal == nil || at < 0 || at>>32 != 0 {
-		return false
-	}
-	ok := r.journal.Append(&journal.Record{
-		Second: uint32(at), Class: uint8(s.Class), Flags: uint8(s.Flags), Key: s.Key,
-		Numbers: [...]int64{x.Credits, x.BytesIn, x.BytesOut, int64(x.Duration / time.Microsecond)},
-		Tenant:  s.Tenant, Route: s.Route,
-	})
-	if !ok {
-		r.missed.Add(1)
-	}
-	return ok
-}
-
 // drain counts what is in the journal. So whoever looks at the tables sees each
 // request whose Record has returned.
 func (r *Recorder) drain() {
@@ -90,10 +73,7 @@ func (r *Recorder) drainNow() {
 	if r.journal == nil {
 		return
 	}
-	bad := r.journal.Drain(func(x *journal.Record) {
-		r.count(int64(x.Second), &Series{Tenant: x.Tenant, Key: x.Key, Route: x.Route, Class: Class(x.Class), Flags: Flags(x.Flags)},
-			&Sample{x.Numbers[0], x.Numbers[1], x.Numbers[2], time.Duration(x.Numbers[3]) * time.Microsecond})
-	})
+	bad := r.journal.Drain(r.request)
 	r.broken += bad
 	r.position = r.journal.Position()
 }

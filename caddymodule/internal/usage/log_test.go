@@ -49,7 +49,7 @@ func TestFlushCountsAsAWhole(t *testing.T) {
 		record := func(n int) {
 			for i := range rows {
 				for range n {
-					r.Record(c.at(), series("acme", i, "", Class2xx), Sample{Credits: 7})
+					record(r, c.at(), series("acme", i, "", Class2xx), Sample{Credits: 7})
 				}
 			}
 		}
@@ -98,15 +98,15 @@ func TestOlderStorage(t *testing.T) {
 	m, c := newMemory(), newClock()
 	o := c.journaled(t, m)
 	r := open(t, o)
-	r.Record(c.at(), series("a", 1, "", Class2xx), Sample{})
+	record(r, c.at(), series("a", 1, "", Class2xx), Sample{})
 	check(t, r.Flush(t.Context()))
 	older := newMemory()
 	for k, v := range m.values {
 		check(t, memoryWriter{older}.Put([]byte(k), v))
 	}
-	r.Record(c.at(), series("a", 2, "", Class2xx), Sample{})
+	record(r, c.at(), series("a", 2, "", Class2xx), Sample{})
 	check(t, r.Flush(t.Context()))
-	r.Record(c.at(), series("a", 3, "", Class2xx), Sample{})
+	record(r, c.at(), series("a", 3, "", Class2xx), Sample{})
 	o.Storage = older
 	if v := total(t, killed(t, r, o), Filter{}, Minute); v.Requests != 3 {
 		t.Errorf("%d requests, want 3", v.Requests)
@@ -132,7 +132,7 @@ func TestJournalFull(t *testing.T) {
 	m.failAfter(0)
 	const requests = 20_000
 	for i := range requests {
-		r.Record(c.at(), series("a", i%10, "", Class2xx), Sample{Credits: 1})
+		record(r, c.at(), series("a", i%10, "", Class2xx), Sample{Credits: 1})
 		if i%500 == 0 {
 			r.makeRoom(false)
 		}
@@ -166,7 +166,7 @@ func TestRecordAfterClose(t *testing.T) {
 	o := c.journaled(t, m)
 	r := open(t, o)
 	for range 2 {
-		r.Record(c.at(), series("a", 1, "", Class2xx), Sample{})
+		record(r, c.at(), series("a", 1, "", Class2xx), Sample{})
 		check(t, r.Close(t.Context()))
 	}
 	if v := total(t, open(t, o), Filter{}, Minute); v.Requests != 2 {
@@ -181,7 +181,7 @@ func TestCloseWhileTheStorageIsDown(t *testing.T) {
 	for again := range 2 {
 		r := open(t, o)
 		for i := range 100 {
-			r.Record(c.at(), series("a", i, "", Class2xx), Sample{})
+			record(r, c.at(), series("a", i, "", Class2xx), Sample{})
 		}
 		m.failAfter(50)
 		if err := r.Close(t.Context()); !errors.Is(err, errFault) {
@@ -214,7 +214,7 @@ func TestConcurrentJournal(t *testing.T) {
 		all.Go(func() {
 			defer left.Add(-1)
 			for i := range each {
-				r.Record(c.at(), series("a", i%(1+w%3*100), "r", Class2xx), Sample{Credits: 3})
+				record(r, c.at(), series("a", i%(1+w%3*100), "r", Class2xx), Sample{Credits: 3})
 			}
 		})
 	}
@@ -249,7 +249,7 @@ func TestMinutesOfLateRequests(t *testing.T) {
 	c, m := newClock(), newMemory()
 	r := open(t, c.journaled(t, m))
 	for i := range 400 {
-		r.Record(c.Now().Add(time.Duration(i%4)*time.Minute).Unix(), series("a", i%7, "", Class2xx), Sample{})
+		record(r, c.Now().Add(time.Duration(i%4)*time.Minute).Unix(), series("a", i%7, "", Class2xx), Sample{})
 	}
 	pp, err := r.Query(t.Context(), Filter{}, start, start.Add(time.Hour), Minute, 0)
 	check(t, err)
@@ -271,7 +271,7 @@ func TestFlushRests(t *testing.T) {
 	o.Pause = time.Hour
 	r := open(t, o)
 	for i := range 3 * pacedChanges {
-		r.Record(c.at(), series("a", i, "", Class2xx), Sample{})
+		record(r, c.at(), series("a", i, "", Class2xx), Sample{})
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	put := make(chan struct{}, 1)

@@ -181,7 +181,7 @@ func (m *model) record() {
 	s := Series{Tenant: []string{"", "a", "ab", "b"}[m.rnd.IntN(4)], Key: keyID(m.rnd.IntN(3)),
 		Route: []string{"", "r", "r2"}[m.rnd.IntN(3)], Class: Class(1 + m.rnd.IntN(6)), Flags: Flags(m.rnd.IntN(4))}
 	x := Sample{m.rnd.Int64N(1000) - 10, m.rnd.Int64N(1000), m.rnd.Int64N(1000), time.Duration(m.rnd.Int64N(int64(20 * time.Second)))}
-	m.r.Record(m.clock.at(), s, x)
+	record(m.r, m.clock.at(), s, x)
 	var v Values
 	v.count(&x)
 	sum(m.counted, cell{minuteOf(m.clock.at()), s}, &v)

@@ -55,17 +55,35 @@ type Recorder struct {
 // level above.
 type water struct{ minute, hour uint32 }
 
-// Record counts one request that ended at the unix second at. It costs no
-// allocation and waits for nobody, but where there is no journal, or no room in
-// it: then for those who count the same key, and a series that is new in its
-// minute is allocated.
-func (r *Recorder) Record(at int64, series Series, sample Sample) {
-	if len(series.Route) > MaxRoute {
-		series.Route = series.Route[:MaxRoute]
+// Request is one request that has ended, as the journal has it. Its numbers are,
+// in this order, its final price in micro-credits, the bytes of its body, those
+// of the answer's, and how long it took in microseconds.
+type Request = journal.Record
+
+// SecondOf is the Second of a Request that ended at a unix second. Before 1970 it
+// is the first there is, and from 2106 on the last.
+func SecondOf(unix int64) uint32 { return uint32(min(max(unix, 0), math.MaxUint32)) }
+
+// Record counts one request. It costs no allocation and waits for nobody, but
+// where there is no journal, or no room in it: then for those who count the same
+// key, and a series that is new in its minute is allocated.
+func (r *Recorder) Record(x *Request) {
+	if len(x.Route) > MaxRoute {
+		x.Route = x.Route[:MaxRoute]
 	}
-	if !r.append(at, &series, &sample) {
-		r.count(at, &series, &sample)
+	if r.journal != nil {
+		if r.journal.Append(x) {
+			return
+		}
+		r.missed.Add(1)
 	}
+	r.request(x)
+}
+
+// request adds a request to the tables.
+func (r *Recorder) request(x *Request) {
+	r.count(int64(x.Second), &Series{Tenant: x.Tenant, Key: x.Key, Route: x.Route, Class: Class(x.Class), Flags: Flags(x.Flags)},
+		&Sample{x.Numbers[0], x.Numbers[1], x.Numbers[2], time.Duration(x.Numbers[3]) * time.Microsecond})
 }
 
 // count adds a request to the tables. The series' names are copied where they are

@@ -12,7 +12,7 @@ func TestRetentionChanges(t *testing.T) {
 	o := c.options(m)
 	o.Retain = Retention{72 * time.Hour, 240 * time.Hour, 2400 * time.Hour}
 	r := open(t, o)
-	r.Record(c.at(), series("acme", 1, "", Class2xx), Sample{})
+	record(r, c.at(), series("acme", 1, "", Class2xx), Sample{})
 	tick := func() (minutes, hours int) {
 		t.Helper()
 		for range 10 {

@@ -56,7 +56,7 @@ func TestHurryWhileTheStorageIsDown(t *testing.T) {
 		var asked atomic.Int32
 		o.OnError = func(error) { asked.Add(1) }
 		r := open(t, o)
-		r.Record(c.at(), series("a", 1, "", Class2xx), Sample{})
+		record(r, c.at(), series("a", 1, "", Class2xx), Sample{})
 		m.failAfter(0)
 		ctx, cancel := context.WithCancel(t.Context())
 		go r.Run(ctx, nil)

@@ -20,7 +20,7 @@ func TestBoundOfAMinute(t *testing.T) {
 	o.Series = 10
 	r := open(t, o)
 	for i := range 1000 {
-		r.Record(c.at(), series(fmt.Sprint("t", i%50), i, "r", Class2xx), Sample{Credits: 1})
+		record(r, c.at(), series(fmt.Sprint("t", i%50), i, "r", Class2xx), Sample{Credits: 1})
 	}
 	rows := 0
 	for i := range r.shards {
@@ -57,8 +57,8 @@ func TestBoundBeginsAnew(t *testing.T) {
 	o.Series = 2
 	r := open(t, o)
 	for i := range 4 {
-		r.Record(c.at(), series("a", 10*i, "", Class2xx), Sample{})
-		r.Record(c.at(), series("a", 10*i+1, "", Class2xx), Sample{})
+		record(r, c.at(), series("a", 10*i, "", Class2xx), Sample{})
+		record(r, c.at(), series("a", 10*i+1, "", Class2xx), Sample{})
 		if i%2 == 0 {
 			c.pass(2 * time.Minute)
 		} else {
@@ -78,7 +78,7 @@ func TestFoldAgainWithOtherRows(t *testing.T) {
 	o.Series = 1 // an hour has 2
 	r := open(t, o)
 	minute := func(n, key int) {
-		r.Record(c.Now().Add(time.Duration(n)*time.Minute).Unix(), series("a", key, "", Class2xx), Sample{})
+		record(r, c.Now().Add(time.Duration(n)*time.Minute).Unix(), series("a", key, "", Class2xx), Sample{})
 		check(t, r.Flush(t.Context()))
 	}
 	minute(30, 1)
@@ -106,13 +106,13 @@ func TestFoldAgainWithOtherRows(t *testing.T) {
 func TestLateForDeletedMinutes(t *testing.T) {
 	c, m := newClock(), newMemory()
 	r := open(t, c.options(m))
-	r.Record(c.at(), series("a", 1, "", Class2xx), Sample{})
+	record(r, c.at(), series("a", 1, "", Class2xx), Sample{})
 	c.pass(72 * time.Hour)
 	check(t, r.Tick(t.Context()))
 	if m.count(tagMinute) != 0 {
 		t.Fatal("minutes are kept")
 	}
-	r.Record(start.Unix(), series("a", 1, "", Class2xx), Sample{})
+	record(r, start.Unix(), series("a", 1, "", Class2xx), Sample{})
 	for range 2 {
 		if v := total(t, r, Filter{}, Hour); v.Requests != 2 {
 			t.Errorf("%d requests, want 2", v.Requests)
@@ -133,7 +133,7 @@ func TestBacklog(t *testing.T) {
 	r := open(t, o)
 	m.failAfter(0)
 	for i := range 100 {
-		r.Record(c.at(), series("a", 1, "", Class2xx), Sample{})
+		record(r, c.at(), series("a", 1, "", Class2xx), Sample{})
 		if err := r.Flush(t.Context()); i < 50 && !errors.Is(err, errFault) {
 			t.Fatal(err)
 		}
@@ -166,7 +166,7 @@ func TestConcurrent(t *testing.T) {
 	for w := range workers {
 		wg.Go(func() {
 			for i := range each {
-				r.Record(c.at(), series("a", i%(1+w%3*100), "r", Class2xx), Sample{Credits: 3})
+				record(r, c.at(), series("a", i%(1+w%3*100), "r", Class2xx), Sample{Credits: 3})
 			}
 		})
 	}
@@ -202,7 +202,7 @@ func TestQueryGroupsAndBounds(t *testing.T) {
 	r := open(t, c.options(m))
 	for i := range 60 {
 		s := series([]string{"a", "b"}[i%2], i%3, []string{"x", "y"}[i%2], Class(2+i%3))
-		r.Record(c.at(), s, Sample{Credits: 1, Duration: time.Second})
+		record(r, c.at(), s, Sample{Credits: 1, Duration: time.Second})
 		c.pass(time.Minute)
 		if i%5 == 0 {
 			check(t, r.Flush(t.Context()))
@@ -287,7 +287,7 @@ func TestRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ticks, ended := make(chan time.Time), make(chan struct{})
 	go func() { defer close(ended); r.Run(ctx, ticks) }()
-	r.Record(c.at(), series("a", 1, "", Class2xx), Sample{})
+	record(r, c.at(), series("a", 1, "", Class2xx), Sample{})
 	m.failAfter(0)
 	ticks <- c.Now()
 	if err := <-errs; !errors.Is(err, errFault) {
