@@ -133,6 +133,7 @@ type App struct {
 	metering     *engine.Metering // nil if no gate has a meter
 	letUsageGo   func()           // of how long this configuration keeps usage; nil as metering is
 	troubled     atomic.Int64     // unix second of the last trouble with metering that was logged
+	config       uint64           // number of the configuration, for terms that are kept
 	metersUsed   bool             // some gate has a meter
 	reported     bool             // some gate has charge_report
 	takesReports bool             // there is a keytoll_api charges

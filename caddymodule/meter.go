@@ -295,7 +295,7 @@ func (a *App) light(t *index.Tenant) bool {
 		return false
 	}
 	tt := knownTerms(t)
-	return tt != nil && tt.light && tt.app == a
+	return tt != nil && tt.light && tt.config == a.config
 }
 
 // termsOf returns what the configuration says of a tenant at a time.
@@ -305,7 +305,7 @@ func (a *App) termsOf(m *engine.Metering, t *index.Tenant, now int64) *tenantTer
 	}
 	misled := false
 	if tt := knownTerms(t); tt != nil {
-		if tt.app == a && (tt.until == 0 || now < tt.until) {
+		if tt.config == a.config && (tt.until == 0 || now < tt.until) {
 			return tt
 		}
 		misled = tt.misled.Load()

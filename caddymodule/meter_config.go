@@ -134,6 +134,7 @@ type flightLimit struct {
 
 // provisionMetering compiles App.Metering and what plans say about metering.
 func (a *App) provisionMetering() error {
+	a.config = configs.Add(1)
 	m := a.Metering
 	if m == nil {
 		m = new(Metering)

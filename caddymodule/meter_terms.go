@@ -11,25 +11,30 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/internal/index"
 )
 
-// tenantTerms is what a configuration says of one tenant. It is not changed.
+// tenantTerms is what a configuration says of one tenant. It is not changed. It
+// knows the configuration by its number, so that tenants that nobody uses any
+// more do not keep what is left of old configurations.
 type tenantTerms struct {
-	app       *App
-	until     int64 // unix second from which it must be worked out anew; 0 is never
+	config    uint64 // App.config
+	until     int64  // unix second from which it must be worked out anew; 0 is never
 	payer     credit.Payer
 	plan      *meterPlan
-	perKey    flightLimit
-	perTenant flightLimit
+	seen      atomic.Uint32 // the round of watchCredits that knows of it
 	credits   bool          // the plan has credits: usage headers by default
 	light     bool          // requests are neither charged nor bounded nor observed
-	seen      atomic.Uint32 // the round of watchCredits that knows of it
 	observes  bool          // real is less than what is enforced
 	misled    atomic.Bool   // a provider key of the tenant's turned out not to be used
+	perKey    flightLimit
+	perTenant flightLimit
 	real      *credit.Terms
 }
 
+// configs numbers configurations.
+var configs atomic.Uint64
+
 // newTerms works out a tenant's terms.
 func (a *App) newTerms(m *engine.Metering, t *index.Tenant, now int64) *tenantTerms {
-	tt := &tenantTerms{app: a}
+	tt := &tenantTerms{config: a.config}
 	name := t.Plan
 	if name == "" {
 		name = a.DefaultPlan

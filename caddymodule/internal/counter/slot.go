@@ -49,6 +49,27 @@ func (s *Slot) Add(delta int64) (int64, error) {
 	}
 }
 
+// Spend adds amount to Used if that leaves it within most and Carried, and
+// reports whether it does. Nothing is spent of a Used below zero, and a Carried
+// below zero counts as none. Both arguments are from 0 to 2^62.
+func (s *Slot) Spend(amount, most int64) bool {
+	if carried := s.r.carried.Load(); carried > 0 {
+		if most += carried; most < 0 {
+			return false
+		}
+	}
+	for {
+		old := s.r.used.Load()
+		if old < 0 || old > most-amount {
+			return false
+		}
+		if s.r.used.CompareAndSwap(old, old+amount) {
+			s.f.touch(s.mark, s.n)
+			return true
+		}
+	}
+}
+
 // CompareAndSwap sets Used to new if it is old, and reports whether it was.
 func (s *Slot) CompareAndSwap(old, new int64) bool {
 	ok := s.r.used.CompareAndSwap(old, new)

@@ -15,6 +15,7 @@ const maxUnix = 253402300799
 // guards it.
 type account struct {
 	slot Slot
+	room Room
 
 	by    period.Period // what until was reckoned by
 	until int64         // the second in which the next period starts

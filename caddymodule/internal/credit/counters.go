@@ -8,12 +8,13 @@ func Counters(f *counter.File) Slots { return counters{f} }
 type counters struct{ *counter.File }
 
 // Slot implements Slots.
-func (c counters) Slot(id [16]byte) (Slot, error) {
+func (c counters) Slot(id [16]byte, room *Room) (Slot, error) {
 	s, err := c.File.Slot(id)
 	if err != nil {
 		return nil, err
 	}
-	return s, nil
+	*room = *s
+	return room, nil
 }
 
 var _ Slot = (*counter.Slot)(nil)

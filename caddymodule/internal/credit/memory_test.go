@@ -19,7 +19,7 @@ type memory struct {
 
 func newMemory() *memory { return &memory{slots: make(map[[16]byte]*memorySlot)} }
 
-func (m *memory) Slot(id [16]byte) (Slot, error) {
+func (m *memory) Slot(id [16]byte, _ *Room) (Slot, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.broke != nil {
@@ -67,6 +67,15 @@ func (s *memorySlot) Add(delta int64) (int64, error) {
 		return 0, errMemory
 	}
 	return s.used.Add(delta), nil
+}
+
+func (s *memorySlot) Spend(amount, most int64) bool {
+	used := s.used.Load()
+	if used < 0 || used+amount > most+max(s.carried.Load(), 0) {
+		return false
+	}
+	_, err := s.Add(amount)
+	return err == nil
 }
 
 func (s *memorySlot) SetCarried(carried int64) { s.change(); s.carried.Store(carried) }

@@ -14,21 +14,39 @@ import (
 // it. It is safe for concurrent use.
 //
 // With a million of them each look into another piece of memory costs a charge
-// more than all that it reckons. So what a charge needs of the terms, and the
-// account that most purses have, are in the purse.
+// more than all that it reckons. So what most charges need, and the account that
+// most purses have, are in the purse, one next to the other.
 type Purse struct {
 	mu     sync.Mutex
-	terms  *Terms     // what the rest is bound to
-	credit *account   // nil: the terms have no credits
+	terms  *Terms   // what the rest is bound to
+	credit *account // nil: the terms have no credits
+	simple simple
+	first  account // of kept
+
 	by     Allowance  // that of the terms
 	quotas []*account // in the order of terms.Quotas
 	grants []boundGrant
-	first  account // of kept
 
 	kept  []keptAccount // all accounts with a period that were used so far
 	slots Slots
 	owner subject
 	fresh atomic.Bool // asked for since the cache last looked
+}
+
+// simple is what is charged of a purse whose terms are an allowance, not strict,
+// and nothing else. Its zero value is that of any other.
+type simple struct {
+	until  int64 // the second in which the period ends
+	period int64 // its start, as in the account
+	most   int64 // that may be used, besides what was carried over
+}
+
+// simplify notes what there is to note of the bound terms, once the period of
+// the credits is the present one.
+func (p *Purse) simplify() {
+	if len(p.quotas) == 0 && len(p.grants) == 0 && !p.by.Strict && p.credit.slot.Carried() <= int64(access.MaxCredits) {
+		p.simple = simple{p.credit.until, p.credit.slot.Period(), int64(p.by.Amount)}
+	}
 }
 
 // keptAccount is an account and what tells it from others.
@@ -77,7 +95,7 @@ func (p *Purse) bind(t *Terms) error {
 	if err != nil {
 		return err
 	}
-	p.terms, p.credit, p.quotas, p.grants = t, credit, quotas, grants
+	p.terms, p.credit, p.quotas, p.grants, p.simple = t, credit, quotas, grants, simple{}
 	if p.by = (Allowance{}); t.Credits != nil {
 		p.by = *t.Credits
 	}
@@ -91,15 +109,14 @@ func (p *Purse) account(what byte, kind period.Kind) (*account, error) {
 			return k.account, nil
 		}
 	}
-	slot, err := p.slots.Slot(p.owner.accountID(what, kindCode(kind)))
-	if err != nil {
-		return nil, err
-	}
 	a := &p.first
 	if len(p.kept) > 0 {
 		a = new(account)
 	}
-	a.slot = slot
+	var err error
+	if a.slot, err = p.slots.Slot(p.owner.accountID(what, kindCode(kind)), &a.room); err != nil {
+		return nil, err
+	}
 	p.kept = append(p.kept, keptAccount{what, kind, a})
 	return a, nil
 }
@@ -112,11 +129,12 @@ func (p *Purse) bindGrants(list []Grant) ([]boundGrant, error) {
 		if i := slices.IndexFunc(p.grants, func(b boundGrant) bool { return b.ID == g.ID }); i >= 0 {
 			bound.account = p.grants[i].account
 		} else {
-			slot, err := p.slots.Slot(p.owner.accountID(forGrant, g.ID[:]))
-			if err != nil {
+			a := new(account)
+			var err error
+			if a.slot, err = p.slots.Slot(p.owner.accountID(forGrant, g.ID[:]), &a.room); err != nil {
 				return nil, err
 			}
-			bound.account = &account{slot: slot}
+			bound.account = a
 		}
 		grants = append(grants, bound)
 	}

@@ -5,19 +5,24 @@ import (
 	"runtime/debug"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/counter"
 	"github.com/keytoll/keytoll/caddymodule/internal/period"
 )
 
 // Slots holds the counters of all accounts.
 type Slots interface {
 	// Slot returns the counter of an id, a new one of zeros if there is none.
-	// It returns the same counter each time. Safe for concurrent use.
-	Slot(id [16]byte) (Slot, error)
+	// It returns the same counter each time, which may be in room. Safe for
+	// concurrent use.
+	Slot(id [16]byte, room *Room) (Slot, error)
 	// Guard is deferred with the result of debug.SetPanicOnFault(true) by
 	// functions that use slots. It restores that setting, and makes an error
 	// of a panic that says that a slot's memory is not there.
 	Guard(old bool, err *error)
 }
+
+// Room is memory for a Slot beside what uses it.
+type Room = counter.Slot
 
 // Slot is one counter. The ledger writes it under its purse's lock, and nobody
 // else may. Each method is atomic; a crash leaves all of it or nothing.
@@ -30,6 +35,10 @@ type Slot interface {
 	// Add adds to Used and returns the sum. It returns an error, and changes
 	// nothing, if an int64 does not hold it.
 	Add(delta int64) (int64, error)
+	// Spend is Add for an amount with which Used stays within most and Carried.
+	// It reports whether it did that, and changes nothing else. Neither number
+	// is below zero; from a Used that is, nothing is spent.
+	Spend(amount, most int64) bool
 	// SetCarried sets Carried.
 	SetCarried(carried int64)
 	// Turn sets Period, Used and Carried at once and ends the lease.

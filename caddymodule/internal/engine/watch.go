@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -15,7 +16,7 @@ type Watch struct {
 	round atomic.Uint32 // of looking, less one
 
 	mu     sync.Mutex // of active
-	active map[string]struct{}
+	active []string   // hardly one twice
 
 	looking    sync.Mutex // one Look at a time; of what follows
 	thresholds *usage.Thresholds
@@ -32,10 +33,7 @@ func (w *Watch) Touch(seen *atomic.Uint32, tenant string) {
 	seen.Store(round)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.active == nil {
-		w.active = make(map[string]struct{})
-	}
-	w.active[tenant] = struct{}{}
+	w.active = append(w.active, tenant)
 }
 
 // Look calls check for each tenant that spent since the last Look. What check
@@ -53,7 +51,9 @@ func (w *Watch) Look(ctx context.Context, st store.Store, check func(t *usage.Th
 		w.thresholds = t
 	}
 	w.tell = tell
-	for tenant := range w.take() {
+	active := w.take()
+	slices.Sort(active)
+	for _, tenant := range slices.Compact(active) {
 		check(w.thresholds, tenant)
 	}
 	return w.thresholds.Save(ctx)
@@ -62,7 +62,7 @@ func (w *Watch) Look(ctx context.Context, st store.Store, check func(t *usage.Th
 // take begins a round. Whoever comes with the number of the old one meanwhile is
 // in what it returns, or in the new round. Who has the new number must not get
 // in before: others would take his word that they will be looked at.
-func (w *Watch) take() map[string]struct{} {
+func (w *Watch) take() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.round.Add(1)

@@ -15,7 +15,7 @@ func TestWatchMissesNothing(t *testing.T) {
 	names := []string{"a", "b", "c", "d", "e", "f", "g", "h"}
 	known := make(map[string]int64)
 	look := func() {
-		for name := range w.take() {
+		for _, name := range w.take() {
 			known[name] = used[name[0]-'a'].Load()
 		}
 	}
