@@ -218,7 +218,8 @@ func TestAdmittedAllocations(t *testing.T) {
 }
 
 // fill adds keys to the index until it holds n, and returns the texts of some.
-func (b *bareGate) fill(n, some int) []string {
+// They are of one tenant, or with alone each is of its own.
+func (b *bareGate) fill(n, some int, alone bool) []string {
 	e := b.handler.app.engine.Load()
 	texts := make([]string, 0, some)
 	_, key := b.key(registrar.CreateKeyRequest{})
@@ -228,6 +229,10 @@ func (b *bareGate) fill(n, some int) []string {
 		text := "imported-key-of-another-shape-" + strconv.Itoa(i)
 		k.Digest = e.Digester.Sum(text)
 		copy(k.ID[:], fmt.Sprintf("%0*d", len(k.ID), i))
+		if alone {
+			k.Tenant = "tenant-" + strconv.Itoa(i)
+			e.Index.Apply(store.Change{Tenant: &access.Tenant{ID: k.Tenant, Status: access.StatusActive}})
+		}
 		e.Index.Apply(store.Change{Key: &k})
 		if i%(n/some) == 0 && len(texts) < some {
 			texts = append(texts, text)
@@ -241,7 +246,7 @@ const benchmarkKeys = 1_000_000
 func BenchmarkRefuse(b *testing.B) {
 	g := newBareGate(b, b.TempDir(), allocThrottleOff, "")
 	g.start()
-	g.fill(benchmarkKeys, 1)
+	g.fill(benchmarkKeys, 1, false)
 	for reason, r := range g.refusals() {
 		b.Run(reason.String(), func(b *testing.B) {
 			w := nullWriter{http.Header{}}
@@ -263,7 +268,7 @@ func BenchmarkAdmit(b *testing.B) {
 	g.start()
 	var requests []*http.Request
 	var values [][]string
-	for _, text := range g.fill(benchmarkKeys, 1<<10) {
+	for _, text := range g.fill(benchmarkKeys, 1<<10, false) {
 		r := g.request(text)
 		requests, values = append(requests, r), append(values, r.Header["Authorization"])
 	}

@@ -41,7 +41,7 @@ func TestSpeedOfTheGateWhileCountersAreFlushed(t *testing.T) {
 		g := newBareGate(t, t.TempDir(), allocMeter, `"charges":[{"credits":1}],"usage_headers":"`+headers+`"`)
 		g.start()
 		var requests []*http.Request
-		for _, text := range g.fill(64, 64) {
+		for _, text := range g.fill(64, 64, false) {
 			requests = append(requests, g.request(text))
 		}
 		e, m := g.handler.app.engine.Load(), g.handler.app.metering

@@ -22,7 +22,7 @@ func TestSpeedOfTheGateWhileKeysChange(t *testing.T) {
 	g := newBareGate(t, t.TempDir(), allocApp, "")
 	g.start()
 	var requests []*http.Request
-	for _, text := range g.fill(benchmarkKeys, 1<<10) {
+	for _, text := range g.fill(benchmarkKeys, 1<<10, false) {
 		requests = append(requests, g.request(text))
 	}
 	g.whileKeysChange(t, func() []time.Duration { return g.latencies(requests) })

@@ -45,6 +45,7 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 	if !own.In(now) {
 		own = nil
 	}
+	terms.payer.Near()
 	x := newBilled(h, e, terms)
 	b := x.bill
 	x.brought = brought
@@ -132,6 +133,7 @@ func (b *bill) take(c *gate.Call, own *index.Override, now int64) access.Reason 
 	if b.terms.payer.Terms == nil && key.Terms == nil {
 		return access.Allowed
 	}
+	b.terms.payer.NearSlot()
 	b.receipt = receipts.Get().(*credit.Receipt)
 	taken := b.reserve(key)
 	refusal := credit.Refusal{Reason: credit.Failed}

@@ -16,7 +16,7 @@ func TestChargingAllocatesNothing(t *testing.T) {
 	allocs := func(app, site string) float64 {
 		b := newBareGate(t, t.TempDir(), app, site)
 		b.start()
-		r := b.request(b.fill(1, 1)[0])
+		r := b.request(b.fill(1, 1, false)[0])
 		values := r.Header["Authorization"]
 		w := nullWriter{http.Header{}}
 		return testing.AllocsPerRun(2000, func() {
@@ -66,7 +66,7 @@ func BenchmarkCharge(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			g := newBareGate(b, b.TempDir(), conf[0], conf[1])
 			g.start()
-			r := g.request(g.fill(100_000, 1)[0]) // so that the collector has as little to do as in a server
+			r := g.request(g.fill(100_000, 1, false)[0]) // so that the collector has as little to do as in a server
 			values := r.Header["Authorization"]
 			w := nullWriter{http.Header{}}
 			b.ReportAllocs()

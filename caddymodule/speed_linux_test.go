@@ -34,13 +34,13 @@ func TestSpeedOfTheHandler(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	list := []*speedVariant{
-		newSpeed(t, "next", allocApp, allocInject, 1000, 1, true),
-		newSpeed(t, "5 + 3 headers, 1,000,000 keys, one in use", allocApp, allocInject, benchmarkKeys, 1, false),
-		newSpeed(t, "5 + 3 headers, 1,000,000 keys, 1024 in use", allocApp, allocInject, benchmarkKeys, 1<<10, false),
-		newSpeed(t, "2 + 3 headers", speedPlan, "", 1000, 1, false),
-		newSpeed(t, "and counted", speedPlan, speedCounted, 1000, 1, false),
-		newSpeed(t, "and charged", allocMeter, speedCharged, 1000, 1, false),
-		newSpeed(t, "and told", allocMeter, speedTold, 1000, 1, false),
+		newSpeed(t, "next", allocApp, allocInject, speedPool{}),
+		newSpeed(t, "5 + 3 headers, 1,000,000 keys, one in use", allocApp, allocInject, speedPool{benchmarkKeys, 1, false}),
+		newSpeed(t, "5 + 3 headers, 1,000,000 keys, 1024 in use", allocApp, allocInject, speedPool{benchmarkKeys, 1 << 10, false}),
+		newSpeed(t, "2 + 3 headers", speedPlan, "", speedPool{1000, 1, false}),
+		newSpeed(t, "and counted", speedPlan, speedCounted, speedPool{1000, 1, false}),
+		newSpeed(t, "and charged", allocMeter, speedCharged, speedPool{1000, 1, false}),
+		newSpeed(t, "and told", allocMeter, speedTold, speedPool{1000, 1, false}),
 	}
 	for round := range 4000 {
 		for i := range list {
@@ -54,8 +54,8 @@ func TestSpeedOfTheHandler(t *testing.T) {
 }
 
 // TestSpeedOfColdKeys compares what counting and charging add to a request where
-// one of 1,000,000 keys is in use, and where 65,536 of them have their turn. It
-// measures as TestSpeedOfTheHandler does, and judges nothing: set
+// one of 1,000,000 keys is in use, and where 65,536 of them have their turn, of one
+// tenant and of as many tenants. It measures as TestSpeedOfTheHandler does, and judges nothing: set
 // KEYTOLL_SPEED=1.
 func TestSpeedOfColdKeys(t *testing.T) {
 	if os.Getenv("KEYTOLL_SPEED") == "" {
@@ -64,20 +64,21 @@ func TestSpeedOfColdKeys(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var list []*speedVariant
-	for _, used := range []int{1, 1 << 16} {
+	pools := []speedPool{{benchmarkKeys, 1, false}, {benchmarkKeys, 1 << 16, false}, {benchmarkKeys, 1 << 16, true}}
+	for _, keys := range pools {
 		list = append(list,
-			newSpeed(t, "plain", speedPlan, "", benchmarkKeys, used, false),
-			newSpeed(t, "counted", speedPlan, speedCounted, benchmarkKeys, used, false),
-			newSpeed(t, "charged", allocMeter, speedCharged, benchmarkKeys, used, false))
+			newSpeed(t, "plain", speedPlan, "", keys),
+			newSpeed(t, "counted", speedPlan, speedCounted, keys),
+			newSpeed(t, "charged", allocMeter, speedCharged, keys))
 	}
-	for round := range 4000 {
+	for round := range 5000 {
 		for i := range list {
 			list[(i+round)%len(list)].turn(t)
 		}
 	}
-	for i, used := range []string{"one key", "65,536 keys"} {
+	for i, pool := range pools {
 		plain, counted, charged := list[3*i].quick(), list[3*i+1].quick(), list[3*i+2].quick()
-		t.Logf("%-12s counting adds %3.0f ns, charging %3.0f ns", used, counted-plain, charged-counted)
+		t.Logf("%d keys in use, a tenant each: %-5v  plain %4.0f ns, counting adds %3.0f ns, charging %3.0f ns", pool.used, pool.alone, plain, counted-plain, charged-counted)
 	}
 }
 
@@ -94,15 +95,22 @@ type speedVariant struct {
 // speedTurn is how many requests one turn has: they fit into a cache.
 const speedTurn = 64
 
-func newSpeed(t *testing.T, name, app, site string, keys, used int, next bool) *speedVariant {
+// speedPool is what keys there are, and how many of them are used.
+type speedPool struct {
+	all, used int
+	alone     bool // each is of a tenant of its own
+}
+
+// newSpeed makes the variant of a gate, or with no keys that of none.
+func newSpeed(t *testing.T, name, app, site string, keys speedPool) *speedVariant {
 	t.Helper()
 	g := newBareGate(t, t.TempDir(), app, site)
 	g.start()
 	v := &speedVariant{name: name, w: nullWriter{http.Header{}}, serve: nextOK.ServeHTTP}
-	if !next {
+	if keys.all > 0 {
 		v.serve = func(w http.ResponseWriter, r *http.Request) error { return g.handler.ServeHTTP(w, r, nextOK) }
 	}
-	for _, text := range g.fill(keys, used) {
+	for _, text := range g.fill(max(keys.all, 1), max(keys.used, 1), keys.alone) {
 		v.headers = append(v.headers, g.request(text).Header)
 	}
 	for range speedTurn {

@@ -184,6 +184,30 @@ func TestOverflow(t *testing.T) {
 	}
 }
 
+func TestSpend(t *testing.T) {
+	f := open(t, newPath(t), quiet())
+	s := slot(t, f, 1)
+	for _, c := range []struct {
+		used, carried, amount, most int64
+		ok                          bool
+	}{
+		{0, 0, 10, 10, true}, {0, 0, 11, 10, false}, {1, 0, 10, 10, false}, {1, 1, 10, 10, true}, {10, 0, 0, 10, true},
+		{1, -5, 9, 10, true}, {0, math.MinInt64, 10, 10, true}, {-1, 0, 1, 10, false}, {math.MinInt64, 100, 1, 10, false},
+		{11, 0, 0, 10, false}, {math.MaxInt64, 0, 1, 1 << 62, false}, {0, math.MaxInt64, 1, 10, false}, {1 << 62, 1 << 62, 1 << 60, 1<<62 - 1, true}, {1 << 62, 1, 1 << 60, 1 << 62, false},
+	} {
+		s.SetUsed(c.used)
+		s.SetCarried(c.carried)
+		f.dirty.Store(false)
+		want := c.used
+		if c.ok {
+			want += c.amount
+		}
+		if ok := s.Spend(c.amount, c.most); ok != c.ok || s.Used() != want || f.dirty.Load() != ok {
+			t.Errorf("%+v: %v, then %d, to be written: %v", c, ok, s.Used(), f.dirty.Load())
+		}
+	}
+}
+
 // TestGrowthUnderLoad counts in slots by many goroutines that make new slots
 // all the while, with syncs, and misses no count. Slots that were got before a
 // growth go on.

@@ -3,6 +3,7 @@ package counter
 import (
 	"runtime/debug"
 	"sync/atomic"
+	"unsafe"
 )
 
 // Slot is the account of one id. Its methods may be called by many goroutines;
@@ -18,6 +19,9 @@ type Slot struct {
 
 // ID returns the id that the slot belongs to.
 func (s *Slot) ID() [16]byte { return s.id }
+
+// At is where the slot is in memory, nil for the zero Slot.
+func (s *Slot) At() *byte { return (*byte)(unsafe.Pointer(s.r)) }
 
 // Period returns the start of the period that Used is of, as stored by Turn.
 func (s *Slot) Period() int64 { return s.r.period.Load() }

@@ -51,24 +51,39 @@ func (r *Receipt) charge(slots Slots, f *Refusal) (err error) {
 	return err
 }
 
-// quick charges a tenant that has an allowance and nothing else, in the period
-// that is open, if there is as much left: what is charged most often, and what
+// quick charges payers whose terms are simple, in the period that is open, if
+// there is as much left of the allowance: what is charged most often, and what
 // plan and take would do. It reports false, and does nothing, where it is not
 // that.
 func (r *Receipt) quick() bool {
-	p := r.tenant.Purse
-	if r.key.Purse != nil || p.terms != r.tenant.Terms || r.now >= p.simple.until {
+	tenant, key := r.tenant.Purse, r.key.Purse
+	if !tenant.quick(&r.tenant, r.now) || key != nil && !key.quick(&r.key, r.now) {
 		return false
 	}
 	if r.price == 0 {
 		return true
 	}
-	if !p.credit.slot.Spend(int64(r.price), p.simple.most) {
+	if key != nil && !key.simpleHas(int64(r.price)) || !tenant.credit.slot.Spend(int64(r.price), tenant.simple.most) {
 		return false
 	}
-	r.few[0] = part{account: p.credit, period: p.simple.period, amount: int64(r.price)}
-	r.count = 1
+	r.few[0] = part{account: tenant.credit, period: tenant.simple.period, amount: int64(r.price)}
+	if r.count = 1; key != nil {
+		_ = key.credit.slot.Spend(int64(r.price), key.simple.most) // it has: its lock is held
+		r.few[1] = part{account: key.credit, period: key.simple.period, amount: int64(r.price), ofKey: true}
+		r.count = 2
+	}
 	return true
+}
+
+// quick reports whether what a purse is charged now is simple.
+func (p *Purse) quick(who *Payer, now int64) bool {
+	return p.terms == who.Terms && now < p.simple.until
+}
+
+// simpleHas reports whether Spend would spend an amount.
+func (p *Purse) simpleHas(amount int64) bool {
+	used := p.credit.slot.Used()
+	return used >= 0 && used <= p.simple.most+p.credit.carried()-amount
 }
 
 func (u *Units) valid() bool {

@@ -184,6 +184,13 @@ func TestDamagedSlots(t *testing.T) {
 		s.carried.Store(-1 << 62)
 	}
 	d.refuses(terms, 1, 0)
+	whole := Payer{d.ledger.Purse("whole"), &Terms{Credits: monthly(10 * c)}}
+	if f := d.ledger.Charge(new(Receipt), whole, Payer{}, c, Units{}); !f.OK() {
+		t.Error(f.Error())
+	}
+	if f := d.ledger.Charge(new(Receipt), whole, d.payer(terms), c, Units{}); f.Reason != InsufficientCredits || !f.OfKey {
+		t.Errorf("a key whose slot is damaged: %+v", f)
+	}
 	r, _ := d.charge(terms, 0, Units{})
 	if err := r.Settle(c, Units{}); !errors.Is(err, ErrOverflow) {
 		t.Error(err)

@@ -21,7 +21,8 @@ type Purse struct {
 	terms  *Terms   // what the rest is bound to
 	credit *account // nil: the terms have no credits
 	simple simple
-	first  account // of kept
+	first  account              // of kept
+	spot   atomic.Pointer[byte] // where the slot of first is; nil if that is not known
 
 	by     Allowance  // that of the terms
 	quotas []*account // in the order of terms.Quotas
@@ -33,8 +34,9 @@ type Purse struct {
 	fresh atomic.Bool // asked for since the cache last looked
 }
 
-// simple is what is charged of a purse whose terms are an allowance, not strict,
-// and nothing else. Its zero value is that of any other.
+// simple is what is charged of a purse whose terms have an allowance, not strict,
+// and no quotas, as long as no grant is needed. Its zero value is that of any
+// other.
 type simple struct {
 	until  int64 // the second in which the period ends
 	period int64 // its start, as in the account
@@ -44,7 +46,7 @@ type simple struct {
 // simplify notes what there is to note of the bound terms, once the period of
 // the credits is the present one.
 func (p *Purse) simplify() {
-	if len(p.quotas) == 0 && len(p.grants) == 0 && !p.by.Strict && p.credit.slot.Carried() <= int64(access.MaxCredits) {
+	if len(p.quotas) == 0 && !p.by.Strict && p.credit.slot.Carried() <= int64(access.MaxCredits) {
 		p.simple = simple{p.credit.until, p.credit.slot.Period(), int64(p.by.Amount)}
 	}
 }
@@ -116,6 +118,9 @@ func (p *Purse) account(what byte, kind period.Kind) (*account, error) {
 	var err error
 	if a.slot, err = p.slots.Slot(p.owner.accountID(what, kindCode(kind)), &a.room); err != nil {
 		return nil, err
+	}
+	if a == &p.first {
+		p.spot.Store(a.room.At())
 	}
 	p.kept = append(p.kept, keptAccount{what, kind, a})
 	return a, nil

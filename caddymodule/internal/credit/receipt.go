@@ -1,12 +1,33 @@
 package credit
 
-import "github.com/keytoll/keytoll/caddymodule/access"
+import (
+	"unsafe"
+
+	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/near"
+)
 
 // Payer is a purse and the terms that hold for it. One without terms pays
 // nothing.
 type Payer struct {
 	Purse *Purse
 	Terms *Terms
+}
+
+// Near has the processor fetch the purse, ahead of a charge.
+func (p *Payer) Near() {
+	if p.Purse != nil {
+		near.Fetch(unsafe.Pointer(p.Purse)) // up to the slot of first
+	}
+}
+
+// NearSlot has it fetch the counter, once the purse is there.
+func (p *Payer) NearSlot() {
+	if p.Purse != nil {
+		if spot := p.Purse.spot.Load(); spot != nil {
+			near.Fetch(unsafe.Pointer(spot))
+		}
+	}
 }
 
 // Receipt is what was charged for a request. Its zero value, and nil, is a

@@ -256,7 +256,10 @@ func (g *Gate) authenticate(s *State, r *http.Request, c *Call) access.Reason {
 		return reason
 	}
 	c.Tenant = s.Index.Tenant(c.Record)
-	return g.alive(c)
+	if reason = g.alive(c); reason == access.Allowed {
+		c.Tenant.Near()
+	}
+	return reason
 }
 
 func (g *Gate) alive(c *Call) access.Reason {

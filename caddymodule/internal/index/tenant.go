@@ -4,23 +4,35 @@ import (
 	"maps"
 	"slices"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/limit"
+	"github.com/keytoll/keytoll/caddymodule/internal/near"
 )
 
 // Tenant is a tenant at one moment. It is shared by all readers and must not
 // be changed; a change of the tenant makes a new one.
 type Tenant struct {
-	access.Tenant
-	// Subject names the tenant to limits that its keys share.
-	Subject limit.Subject
 	// Terms is for whoever works out what a configuration says of the tenant: it
 	// is gone when the tenant changes. It is no Pointer[any]: that would be one
 	// more piece of memory that is not near.
 	Terms atomic.Value
+	// Subject names the tenant to limits that its keys share.
+	Subject limit.Subject
+
+	access.Tenant
 
 	providers *providers // goes on from one Tenant to the next
+}
+
+// Near has the processor fetch what metering wants to know of the tenant, if it
+// asked before.
+func (t *Tenant) Near() {
+	if v := t.Terms.Load(); v != nil {
+		near.Behind(v)
+		near.Fetch(unsafe.Pointer(unsafe.StringData(t.ID)))
+	}
 }
 
 func newTenant(t *access.Tenant, old *Tenant) *Tenant {
