@@ -308,8 +308,7 @@ func TestPlanChangesByReload(t *testing.T) {
 		credits, remaining string
 		status             int
 	}{{"6", "0", 200}, {"3", "0", 402}, {"100", "93", 200}} {
-		g.load(strings.Replace(meterOptions, "10/month", tt.credits+"/month", 1), "header X-Load "+tt.credits+"\n"+meterSite)
-		g.loaded(tt.credits)
+		g.load(strings.Replace(meterOptions, "10/month", tt.credits+"/month", 1), meterSite)
 		r := g.do("GET", "/", "X-Api-Key: "+key).expect(t, tt.status)
 		if r.coherent(t); r.Header.Get("X-Usage-Remaining") != tt.remaining || r.Header.Get("X-Usage-Limit") != tt.credits {
 			t.Errorf("with %s: %v", tt.credits, r.Header)

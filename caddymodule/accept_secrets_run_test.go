@@ -68,6 +68,9 @@ const secretsConfig = `{
 	}
 	servers {
 		trace
+		listener_wrappers {
+			hang_up
+		}
 	}
 	log {
 		output file {dir}/default.log
@@ -210,7 +213,7 @@ const secretsConfig = `{
 
 func newSecretsRun(t *testing.T) *secretsRun {
 	s := &secretsRun{out: make(evidence), got: make(evidence), in: t.TempDir(), admin: freeAddr(t)}
-	s.gateway = &gateway{t: t, dir: t.TempDir(), addr: freeAddr(t), upstream: newUpstream(t), reloaded: true}
+	s.gateway = &gateway{t: t, dir: t.TempDir(), addr: freeAddr(t), upstream: newUpstream(t)}
 	s.url = "http://" + s.addr
 	s.upstream.respond(misbehave)
 	s.scanner = newScanner(t, filepath.Join(s.in, "scanner.pem"))
@@ -396,6 +399,7 @@ func (s *secretsRun) stop() {
 		text, _ := os.ReadFile(filepath.Join(s.dir, fmt.Sprintf("stderr%d.txt", s.starts)))
 		s.t.Errorf("Caddy: %v\n%s", err, text)
 	}
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 }
 
 // cli runs a command and notes what it writes.

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -257,6 +258,7 @@ func (s *secretsRun) failures(k mgmt.Key) {
 func (s *secretsRun) reload(masters ...string) {
 	s.t.Helper()
 	s.door("POST", "/load", "text/caddyfile", s.caddyfile(masters...))
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections() // they are the old server's
 }
 
 // rotateMaster replaces the master key while Caddy runs.

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"encoding/json"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -60,38 +59,23 @@ const keysPath = "/v1/api-keys"
 // api sends a request with a key and, unless it is empty, a JSON body.
 func (g *gateway) api(method, path, key, body string, headers ...string) reply {
 	g.t.Helper()
-	for try := 0; ; try++ {
-		req, err := http.NewRequest(method, g.url+path, strings.NewReader(body))
-		if err != nil {
-			g.t.Fatal(err)
-		}
-		if body == "" {
-			req.Body = nil
-		} else {
-			req.Header.Set("Content-Type", "application/json")
-		}
-		if key != "" {
-			req.Header.Set("X-API-Key", key)
-		}
-		for _, h := range headers {
-			name, value, _ := strings.Cut(h, ": ")
-			req.Header.Set(name, value)
-		}
-		resp, err := http.DefaultTransport.RoundTrip(req)
-		if err != nil {
-			// As in send: such a request was not read.
-			if g.reloaded && try < 5 {
-				continue
-			}
-			g.t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		if err != nil {
-			g.t.Fatal(err)
-		}
-		return reply{resp, string(b)}
+	req, err := http.NewRequest(method, g.url+path, strings.NewReader(body))
+	if err != nil {
+		g.t.Fatal(err)
 	}
+	if body == "" {
+		req.Body = nil
+	} else {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if key != "" {
+		req.Header.Set("X-API-Key", key)
+	}
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		req.Header.Set(name, value)
+	}
+	return g.send(req)
 }
 
 // object returns the members of the body.
@@ -178,7 +162,6 @@ func (g *gateway) restart() {
 	if err := caddy.Stop(); err != nil {
 		g.t.Fatal(err)
 	}
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 	if err := g.tryLoad(g.config); err != nil {
 		g.t.Fatal(err)
 	}

@@ -39,7 +39,6 @@ type gateway struct {
 	dir      string
 	upstream *upstream
 	config   string
-	reloaded bool // since the first configuration
 }
 
 // newGateway runs Caddy with the given keytoll global options and site body. In
@@ -85,7 +84,8 @@ func (g *gateway) text(options, site string) string {
 `, g.dir, options, g.url, site)
 }
 
-// load puts another configuration in force.
+// load puts another configuration in force: whoever asks when it has returned
+// asks that one. hangUp says why, and for which connections.
 func (g *gateway) load(options, site string) {
 	g.t.Helper()
 	if err := g.tryLoad(g.text(options, site)); err != nil {
@@ -98,7 +98,9 @@ func (g *gateway) tryLoad(text string) error {
 	if err != nil {
 		return err
 	}
-	g.reloaded = g.config != ""
+	if cfg, err = hangsUp(cfg); err != nil {
+		return err
+	}
 	g.config = text
 	defer http.DefaultTransport.(*http.Transport).CloseIdleConnections() // they are the old server's
 	return caddy.Load(cfg, true)
@@ -198,14 +200,15 @@ func (g *gateway) do(method, path string, headers ...string) reply {
 func (g *gateway) send(req *http.Request) reply {
 	g.t.Helper()
 	resp, err := http.DefaultTransport.RoundTrip(req)
-	// A reload of Caddy may close a connection that the old server had accepted,
-	// before it reads the request.
-	for try := 0; err != nil && g.reloaded && req.Body == nil && try < 5; try++ {
-		resp, err = http.DefaultTransport.RoundTrip(req)
-	}
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	return g.reply(resp)
+}
+
+// reply reads the whole response.
+func (g *gateway) reply(resp *http.Response) reply {
+	g.t.Helper()
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
