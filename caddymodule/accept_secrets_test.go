@@ -254,10 +254,17 @@ func (s *secretsRun) failures(k mgmt.Key) {
 	s.reload("first.key")
 }
 
-// reload puts a configuration in force by the admin endpoint.
+// reload puts a configuration in force by the admin endpoint, which is replaced
+// as well: it is stopped in the background, and says when it is.
 func (s *secretsRun) reload(masters ...string) {
 	s.t.Helper()
+	stops := func() int {
+		log, _ := os.ReadFile(filepath.Join(s.dir, "default.log"))
+		return strings.Count(string(log), "stopped previous server")
+	}
+	before := stops()
 	s.door("POST", "/load", "text/caddyfile", s.caddyfile(masters...))
+	eventually(s.t, "the old admin endpoint stops", func() bool { return stops() > before })
 	http.DefaultTransport.(*http.Transport).CloseIdleConnections() // they are the old server's
 }
 
