@@ -66,10 +66,10 @@ func (r *Receipt) quick() bool {
 	if key != nil && !key.simpleHas(int64(r.price)) || !tenant.credit.slot.Spend(int64(r.price), tenant.simple.most) {
 		return false
 	}
-	r.few[0] = part{account: tenant.credit, period: tenant.simple.period, amount: int64(r.price)}
+	r.few[0] = part{account: tenant.credit, period: tenant.credit.slot.Period(), amount: int64(r.price)}
 	if r.count = 1; key != nil {
 		_ = key.credit.slot.Spend(int64(r.price), key.simple.most) // it has: its lock is held
-		r.few[1] = part{account: key.credit, period: key.simple.period, amount: int64(r.price), ofKey: true}
+		r.few[1] = part{account: key.credit, period: key.credit.slot.Period(), amount: int64(r.price), ofKey: true}
 		r.count = 2
 	}
 	return true

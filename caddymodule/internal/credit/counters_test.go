@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
 	"github.com/keytoll/keytoll/caddymodule/internal/counter"
@@ -99,5 +100,32 @@ func BenchmarkCounterFile(b *testing.B) {
 				_ = r.Settle(5, Units{Requests: 1})
 			}
 		})
+	}
+}
+
+// What a charge needs is in what Near has fetched: with purses 32 bytes apart
+// from a line's start at most, that is 96 bytes.
+func TestPurseIsNear(t *testing.T) {
+	ledger := New(Options{Slots: Counters(openCounters(t, filepath.Join(t.TempDir(), "counters")))})
+	who := Payer{ledger.Purse("acme"), &Terms{Credits: monthly(10 * c)}}
+	if f := ledger.Charge(new(Receipt), who, Payer{}, c, Units{}); !f.OK() {
+		t.Fatal(f.Error())
+	}
+	p := who.Purse
+	if uintptr(unsafe.Pointer(p))%32 != 0 && unsafe.Sizeof(uintptr(0)) == 8 {
+		t.Errorf("a purse at %p", p)
+	}
+	at, ok := p.credit.slot.(*Room)
+	if spot := p.spot.Load(); !ok || at != &p.first.room || spot == nil || spot != at.At() {
+		t.Errorf("the slot %p is not in the purse, or not at %p", at, spot)
+	}
+	const slot = 3*unsafe.Sizeof(uintptr(0)) + 4 // of a Room, what is needed
+	for what, end := range map[string]uintptr{
+		"spot": unsafe.Offsetof(p.spot) + unsafe.Sizeof(p.spot), "simple": unsafe.Offsetof(p.simple) + unsafe.Sizeof(p.simple),
+		"slot": unsafe.Offsetof(p.first) + unsafe.Offsetof(p.first.room) + slot,
+	} {
+		if end > 96 {
+			t.Errorf("%s ends at %d", what, end)
+		}
 	}
 }

@@ -18,11 +18,11 @@ import (
 // most purses have, are in the purse, one next to the other.
 type Purse struct {
 	mu     sync.Mutex
-	terms  *Terms   // what the rest is bound to
-	credit *account // nil: the terms have no credits
-	simple simple
-	first  account              // of kept
+	terms  *Terms               // what the rest is bound to
+	credit *account             // nil: the terms have no credits
 	spot   atomic.Pointer[byte] // where the slot of first is; nil if that is not known
+	simple simple
+	first  account // of kept
 
 	by     Allowance  // that of the terms
 	quotas []*account // in the order of terms.Quotas
@@ -38,16 +38,15 @@ type Purse struct {
 // and no quotas, as long as no grant is needed. Its zero value is that of any
 // other.
 type simple struct {
-	until  int64 // the second in which the period ends
-	period int64 // its start, as in the account
-	most   int64 // that may be used, besides what was carried over
+	until int64 // the second in which the period ends
+	most  int64 // that may be used, besides what was carried over
 }
 
 // simplify notes what there is to note of the bound terms, once the period of
 // the credits is the present one.
 func (p *Purse) simplify() {
 	if len(p.quotas) == 0 && !p.by.Strict && p.credit.slot.Carried() <= int64(access.MaxCredits) {
-		p.simple = simple{p.credit.until, p.credit.slot.Period(), int64(p.by.Amount)}
+		p.simple = simple{p.credit.until, int64(p.by.Amount)}
 	}
 }
 
