@@ -80,5 +80,5 @@ func faultsOf(t *testing.T, fn func()) int64 {
 	if err := syscall.Getrusage(unix.RUSAGE_THREAD, &after); err != nil {
 		t.Fatal(err)
 	}
-	return after.Minflt - before.Minflt
+	return int64(after.Minflt) - int64(before.Minflt)
 }
