@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"runtime/debug"
+	"strings"
 	"testing"
 
 	"github.com/keytoll/keytoll/caddymodule/internal/mapped"
@@ -73,8 +75,15 @@ func TestCutOffWhileOpen(t *testing.T) {
 	f := open(t, path, Options{Shards: 1})
 	appendAll(t, f, 0, 10)
 	check(t, os.Truncate(path, headerLen))
-	if r := numbered(10); f.Append(&r) {
-		t.Error("taken")
+	long := numbered(11)
+	long.Tenant = strings.Repeat("t", maxName)
+	for _, r := range []Record{numbered(10), long} {
+		if f.Append(&r) {
+			t.Error("taken")
+		}
+		if debug.SetPanicOnFault(false) {
+			t.Fatal("faults of others are panics from now on")
+		}
 	}
 	if !errors.Is(f.Err(), ErrFault) {
 		t.Error(f.Err())
