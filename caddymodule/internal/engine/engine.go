@@ -87,7 +87,7 @@ func (e *Engine) Wall(now int64) time.Time { return time.Unix(0, e.unixNano(now)
 // Unix returns Wall as a unix second.
 func (e *Engine) Unix(now int64) int64 { return e.unixNano(now) / int64(time.Second) }
 
-// unixNano is from 1970 on.
+// unixNano takes a clock that is before 1970 for one that is there.
 func (e *Engine) unixNano(now int64) int64 {
 	if now >= e.walled.Load() {
 		e.look(now)
