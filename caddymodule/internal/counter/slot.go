@@ -7,8 +7,8 @@ import (
 )
 
 // Slot is the account of one id. Its methods may be called by many goroutines;
-// each is atomic, but for what Turn says. All but ID, Lease and Turn may meet a
-// page that the disk does not give: see [File.Guard].
+// each is atomic, but for what Turn says. All but ID, At, Lease and Turn may meet
+// a page that the disk does not give: see [File.Guard].
 type Slot struct {
 	r    *record
 	f    *File
