@@ -87,7 +87,7 @@ func TestCommandCredits(t *testing.T) {
 	g.do("GET", "/big", "X-Api-Key: "+key).expect(t, 200)
 	g.ended(4)
 	b := asJSON[mgmt.Balance](c, "credits", "show", "acme")
-	if *b.Limit != 13_500_000 || *b.Used != 11*access.Credit || *b.Remaining != 2_500_000 || len(b.Grants) != 2 ||
+	if *b.Limit != "13.5" || *b.Used != "11" || *b.Remaining != "2.5" || len(b.Grants) != 2 ||
 		b.Grants[0].ID != soon.ID || b.Grants[0].Remaining != 1_500_000 || b.ResetsAt == nil {
 		t.Errorf("balance %+v", b)
 	}
@@ -104,6 +104,26 @@ func TestCommandCredits(t *testing.T) {
 	if _, errs, err := c.try("", "credits", "revoke", "acme", soon.ID); err == nil || !strings.Contains(errs, "has no grant") {
 		t.Errorf("revoked twice: %v %s", err, errs)
 	}
+}
+
+// What a tenant has comes to more than one amount can be: plan and grants, and
+// what it used beyond them.
+func TestCommandCreditsOfHugeSums(t *testing.T) {
+	g := newGateway(t, meteredOptions, strings.Replace(meteredSite, "charge 1\n", "charge 1\n\tcharge_header X-Cost\n", 1))
+	g.upstream.respond(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("X-Cost", access.MaxCredits.String())
+		return false
+	})
+	_, key := g.key("acme", hourly(1000))
+	c := g.clerk(t)
+	c.run("credits", "grant", "acme", access.MaxCredits.String())
+	says(t, c.run("credits", "show", "acme"), "limit      1000000000010\n", "remaining  1000000000010\n")
+	for range 3 {
+		g.do("GET", "/", "X-Api-Key: "+key)
+	}
+	g.ended(3)
+	says(t, c.run("credits", "show", "acme"), "remaining  0\n", "overage    999999999990\n")
+	says(t, c.run("credits", "history", "acme"), "grant.created")
 }
 
 func TestCommandUsage(t *testing.T) {

@@ -95,11 +95,11 @@ func (v *visit) usage() error {
 // tenantBalance is what a tenant may know of its credits: notes are the
 // operator's.
 type tenantBalance struct {
-	Limit     *access.Credits `json:"limit"` // null: the plan has no credits
-	Used      *access.Credits `json:"used"`
-	Remaining *access.Credits `json:"remaining"`
-	ResetsAt  *time.Time      `json:"resets_at"`
-	Grants    []tenantGrant   `json:"grants"` // that can be spent, in that order
+	Limit     *json.Number  `json:"limit"` // null: the plan has no credits
+	Used      *json.Number  `json:"used"`
+	Remaining *json.Number  `json:"remaining"`
+	ResetsAt  *time.Time    `json:"resets_at"`
+	Grants    []tenantGrant `json:"grants"` // that can be spent, in that order
 }
 
 type tenantGrant struct {

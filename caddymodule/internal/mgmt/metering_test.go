@@ -106,7 +106,7 @@ func TestOperatorCredits(t *testing.T) {
 		!strings.Contains(w.Body.String(), `"quotas":[{"meter":"requests","per":"day","limit":5,"used":3,"observe":false,"resets_at":null}]`) {
 		t.Errorf("balance %s", w.Body)
 	}
-	if b, err = c.Credits("acme"); err != nil || len(b.Grants) != 2 || b.Grants[1].ID != last.ID || *b.Used != 2_500_000 {
+	if b, err = c.Credits("acme"); err != nil || len(b.Grants) != 2 || b.Grants[1].ID != last.ID || *b.Used != "2.5" {
 		t.Errorf("balance %+v, %v", b, err)
 	}
 	if err := c.RevokeGrant("acme", first.ID); err != nil {

@@ -2,6 +2,7 @@ package mgmt
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
 	"time"
 
@@ -27,16 +28,17 @@ type Quota struct {
 }
 
 // Balance is the answer to GET tenants/{tenant}/credits. Amounts are in credits,
-// with up to six decimals; limit − used is remaining.
+// with up to six decimals; limit − used is remaining. They are sums, which may
+// be above what one amount can be.
 type Balance struct {
-	Tenant    string          `json:"tenant"`
-	Limit     *access.Credits `json:"limit"` // of the period and unexpired grants; null: the plan has no credits
-	Used      *access.Credits `json:"used"`
-	Remaining *access.Credits `json:"remaining"`
-	Overage   access.Credits  `json:"overage"`   // used beyond the limit
-	ResetsAt  *time.Time      `json:"resets_at"` // null: never
-	Grants    []Grant         `json:"grants"`    // in the order in which they are spent; then those that expired
-	Quotas    []Quota         `json:"quotas"`
+	Tenant    string       `json:"tenant"`
+	Limit     *json.Number `json:"limit"` // of the period and unexpired grants; null: the plan has no credits
+	Used      *json.Number `json:"used"`
+	Remaining *json.Number `json:"remaining"`
+	Overage   json.Number  `json:"overage"`   // used beyond the limit
+	ResetsAt  *time.Time   `json:"resets_at"` // null: never
+	Grants    []Grant      `json:"grants"`    // in the order in which they are spent; then those that expired
+	Quotas    []Quota      `json:"quotas"`
 }
 
 // Grant is credits that a tenant has beside its plan's.
@@ -135,9 +137,9 @@ func showGrant(g access.Grant, left access.Credits) Grant {
 
 // showBalance returns the API's form of what a tenant has at a time.
 func showBalance(t *access.Tenant, a Account, now int64) Balance {
-	b := Balance{Tenant: t.ID, Overage: a.Credits.Overage, ResetsAt: present(a.Credits.Resets), Grants: []Grant{}, Quotas: append([]Quota{}, a.Quotas...)}
+	b := Balance{Tenant: t.ID, Overage: sum(a.Credits.Overage), ResetsAt: present(a.Credits.Resets), Grants: []Grant{}, Quotas: append([]Quota{}, a.Quotas...)}
 	if c := a.Credits; c.Limited {
-		b.Limit, b.Used, b.Remaining = &c.Limit, &c.Used, &c.Remaining
+		b.Limit, b.Used, b.Remaining = new(sum(c.Limit)), new(sum(c.Used)), new(sum(c.Remaining))
 	}
 	grants := slices.Clone(t.Grants)
 	slices.SortStableFunc(grants, func(x, y access.Grant) int {
@@ -155,6 +157,8 @@ func showBalance(t *access.Tenant, a Account, now int64) Balance {
 	}
 	return b
 }
+
+func sum(c access.Credits) json.Number { return json.Number(c.String()) }
 
 // The turns in which grants are listed.
 const (
