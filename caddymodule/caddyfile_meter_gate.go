@@ -125,6 +125,9 @@ func (g *Handler) parseCharge(h httpcaddyfile.Helper) error {
 	if len(g.Charges) == maxRules {
 		return h.Errf("a gate has at most %d charges", maxRules)
 	}
+	if n := len(g.Charges); n > 0 && len(g.Charges[n-1].MatchRaw) == 0 {
+		return h.WrapErr(neverAsked("charge"))
+	}
 	g.Charges = append(g.Charges, c)
 	return nil
 }
@@ -143,6 +146,9 @@ func (g *Handler) parseRoute(h httpcaddyfile.Helper) error {
 	}
 	if len(g.Routes) == maxRules {
 		return h.Errf("a gate has at most %d routes", maxRules)
+	}
+	if n := len(g.Routes); n > 0 && len(g.Routes[n-1].MatchRaw) == 0 {
+		return h.WrapErr(neverAsked("route"))
 	}
 	r := &Route{Name: args[0]}
 	if len(m) > 0 {

@@ -140,6 +140,9 @@ func (h *Handler) compileCharges(ctx caddy.Context, m *meter) error {
 		if c == nil {
 			return fmt.Errorf("charge %d is null", i+1)
 		}
+		if n := len(m.charges); n > 0 && m.charges[n-1].match == nil {
+			return neverAsked("charge")
+		}
 		// Another spelling of a path must not have another price.
 		h.gate.NormalForm = h.gate.NormalForm || len(c.MatchRaw) > 0
 		match, err := loadMatch(ctx, c, "MatchRaw", c.MatchRaw)
@@ -151,6 +154,12 @@ func (h *Handler) compileCharges(ctx caddy.Context, m *meter) error {
 	var err error
 	m.status, err = chargeStatus(h.ChargeStatus)
 	return err
+}
+
+// neverAsked says that a rule stands after one that is about all requests:
+// nothing would ever ask it.
+func neverAsked(word string) error {
+	return fmt.Errorf("%s: the one before it is about all requests, and the first that matches decides; put that one last", word)
 }
 
 var errNoCredits = errors.New("charge: no plan has credits to charge: add `credits 1000/month` to a plan")
@@ -239,6 +248,9 @@ func (h *Handler) compileRoutes(ctx caddy.Context, m *meter) error {
 	for i, r := range h.Routes {
 		if r == nil {
 			return fmt.Errorf("route %d is null", i+1)
+		}
+		if n := len(m.routes); n > 0 && m.routes[n-1].match == nil {
+			return neverAsked("route")
 		}
 		if err := checkRouteName(r.Name); err != nil {
 			return fmt.Errorf("route %d: %w", i+1, err)

@@ -269,6 +269,7 @@ func TestMeteringRefusesBadJSON(t *testing.T) {
 		{pro, `"charges":[null]`, "charge 1 is null"},
 		{pro, `"charges":[{"credits":-1}]`, "not an amount of credits"},
 		{pro, `"charges":[{"match":[{"nope":{}}]}]`, "charge 1: "},
+		{pro, `"charges":[{"credits":1},{"match":[{"path":["/a"]}],"credits":2}]`, "about all requests"},
 		{pro, `"charge_header":"X-Cost"`, "charge_header needs a charge"},
 		{pro, `"charges":[{"credits":1}],"charge_header":"connection"`, "charge_header Connection"},
 		{pro, `"charges":[{"credits":1}],"charge_header":"a b"`, "not the name of a header"},
@@ -280,6 +281,7 @@ func TestMeteringRefusesBadJSON(t *testing.T) {
 		{``, `"routes":[null]`, "route 1 is null"},
 		{``, `"routes":[{}]`, `route 1: route name ""`},
 		{``, `"routes":[{"name":"a","match":[{"nope":{}}]}]`, "route 1: "},
+		{``, `"routes":[{"name":"a"},{"name":"b"}]`, "about all requests"},
 		{``, `"usage_headers":"yes"`, `usage_headers "yes"`},
 		{pro, `"charge":1`, `unknown field "charge"`},
 	} {
