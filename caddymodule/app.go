@@ -132,7 +132,9 @@ type App struct {
 	compiled     map[string]*dialect.Compiled
 	metering     *engine.Metering // nil if no gate has a meter
 	letUsageGo   func()           // of how long this configuration keeps usage; nil as metering is
-	troubled     atomic.Int64     // unix second of the last trouble with metering that was logged
+	troubled     minutely         // of troubles with metering
+	mistold      minutely         // of costs that the API told wrong
+	unavailable  minutely         // of requests that are refused for want of us
 	config       uint64           // number of the configuration, for terms that are kept
 	metersUsed   bool             // some gate has a meter
 	reported     bool             // some gate has charge_report

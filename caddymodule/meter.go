@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -266,18 +267,27 @@ func (b *bill) tell(h http.Header, name string) {
 			return
 		}
 	}
-	b.x.h.app.meterTrouble(errBadCost)
+	if a := b.x.h.app; a.mistold.turn() { // the API's fault must not hide those of the disk
+		a.logger.Error("metering", zap.Error(errBadCost))
+	}
 }
 
 var errBadCost = errors.New("the API told a cost that is no amount of credits, or several: what was reserved stands")
 
 // meterTrouble logs what is wrong with metering, at most once a minute.
 func (a *App) meterTrouble(err error) {
-	now := time.Now().Unix()
-	last := a.troubled.Load()
-	if (now-last >= 60 || now < last) && a.troubled.CompareAndSwap(last, now) {
+	if a.troubled.turn() {
 		a.logger.Error("metering", zap.Error(err))
 	}
+}
+
+// minutely is whose turn to be logged comes once a minute, however often it is
+// asked and by how many.
+type minutely struct{ last atomic.Int64 } // unix second
+
+func (m *minutely) turn() bool {
+	now, last := time.Now().Unix(), m.last.Load()
+	return (now-last >= 60 || now < last) && m.last.CompareAndSwap(last, now)
 }
 
 // noTerms are those of a tenant that was deleted a moment ago.

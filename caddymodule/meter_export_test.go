@@ -174,7 +174,7 @@ func TestExportOverHTTP(t *testing.T) {
 	if n := sumEvents(t, s.events); n != 4 || len(s.tokens) < 2 || s.tokens[0] != "hush-token" {
 		t.Errorf("%d requests, %q", n, s.tokens)
 	}
-	if a.troubled.Load() == 0 {
+	if a.troubled.last.Load() == 0 {
 		t.Error("the failure was not logged")
 	}
 	if p := a.export.place(); strings.Contains(p, "hush") || !strings.Contains(p, server.Listener.Addr().String()) {

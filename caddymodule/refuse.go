@@ -110,7 +110,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, a
 	if c.Reason == access.RateLimited || c.Throttled {
 		h.app.throttleEvent(c, h.gate.Address(r, c))
 	}
-	if ce := h.logger.Check(refusalLevel(c.Reason), "refused"); ce != nil {
+	if ce := h.logger.Check(h.refusalLevel(c.Reason), "refused"); ce != nil {
 		ce.Write(h.refusalFields(r, c)...)
 	}
 	releaseBody(w, r)
@@ -146,11 +146,13 @@ func deadKey(reason access.Reason) bool {
 	return false
 }
 
-func refusalLevel(reason access.Reason) zapcore.Level {
-	switch reason {
-	case access.Throttled:
+// refusalLevel is the level a refusal is logged at. A full disk refuses every
+// request of a tenant: one of them in a minute is an error in the log.
+func (h *Handler) refusalLevel(reason access.Reason) zapcore.Level {
+	switch {
+	case reason == access.Throttled:
 		return zap.InfoLevel
-	case access.Unavailable:
+	case reason == access.Unavailable && h.app.unavailable.turn():
 		return zap.ErrorLevel
 	}
 	return zap.DebugLevel

@@ -10,8 +10,11 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/gate"
 	"github.com/keytoll/keytoll/caddymodule/internal/period"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 	rollup "github.com/keytoll/keytoll/caddymodule/internal/usage"
@@ -304,5 +307,30 @@ func TestAllFlightsAtOnce(t *testing.T) {
 		})); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// With a full disk every request of a tenant is refused, and every answer may
+// tell a wrong cost: neither fills the log, and one does not hide the other.
+func TestTroublesAreLoggedOnceAMinute(t *testing.T) {
+	b := newBareGate(t, t.TempDir(), meterBare, `"charges":[{"credits":1}],"charge_header":"X-Cost"`)
+	b.start()
+	_, key := b.key(hourly(1000))
+	core, logs := observer.New(zap.DebugLevel)
+	b.handler.logger, b.handler.app.logger = zap.New(core), zap.New(core)
+	for range 5 {
+		w := &statusWriter{nullWriter: nullWriter{http.Header{}}}
+		if err := b.handler.refuse(w, b.request(key), &gate.Call{Reason: access.Unavailable}, nil, nil); err != nil || w.status != 503 {
+			t.Fatal(w.status, err)
+		}
+		wrong := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error { w.Header().Set("X-Cost", "-1"); return nil })
+		if err := b.handler.ServeHTTP(nullWriter{http.Header{}}, b.request(key), wrong); err != nil {
+			t.Fatal(err)
+		}
+		b.handler.app.meterTrouble(io.ErrShortWrite)
+	}
+	errs := logs.Filter(func(e observer.LoggedEntry) bool { return e.Level == zap.ErrorLevel }).All()
+	if len(errs) != 3 {
+		t.Errorf("%d errors, want one of each kind: %v", len(errs), errs)
 	}
 }
