@@ -334,3 +334,24 @@ func TestEarlyDataIsNotCharged(t *testing.T) {
 		}
 	}
 }
+
+// What is refused for want of credits, for a quota or as one too many at a time
+// has counted for the rates of its key, and says so.
+func TestRefusalsOfMeteringTellTheRate(t *testing.T) {
+	g := newGateway(t, "plan free {\n rate 50/1h\n credits 2/month\n quota 3/day\n}\nplan one {\n rate 50/1h\n credits 9/month\n concurrent 1\n}\ndefault_plan free\n",
+		"keytoll {\n charge /free 0\n charge 1\n}\nreverse_proxy {upstream}")
+	tells := func(r reply, left string) {
+		t.Helper()
+		once(t, r.Header, "X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset")
+		if got := r.Header.Get("X-Ratelimit-Remaining"); got != left {
+			t.Errorf("%s left, want %s", got, left)
+		}
+	}
+	_, key := g.key("acme", registrar.CreateKeyRequest{})
+	for _, left := range []string{"49", "48"} {
+		tells(g.do("GET", "/", "X-Api-Key: "+key).expect(t, 200), left)
+	}
+	tells(g.do("GET", "/", "X-Api-Key: "+key).expect(t, 402), "47")
+	tells(g.do("GET", "/free", "X-Api-Key: "+key).expect(t, 200), "46")
+	tells(g.do("GET", "/free", "X-Api-Key: "+key).expect(t, 429), "45")
+}

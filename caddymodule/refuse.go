@@ -116,7 +116,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, a
 	releaseBody(w, r)
 	header := w.Header()
 	h.refusalHeaders(header, c)
-	if c.Reason == access.RateLimited {
+	if c.Limited { // also where something else refuses: the limits have counted the request
 		h.headers.set(h.app.engine.Load(), header, c, asks)
 	}
 	if x != nil {
