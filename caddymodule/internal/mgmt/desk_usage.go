@@ -100,6 +100,15 @@ type tenantBalance struct {
 	Remaining *json.Number  `json:"remaining"`
 	ResetsAt  *time.Time    `json:"resets_at"`
 	Grants    []tenantGrant `json:"grants"` // that can be spent, in that order
+	Quotas    []tenantQuota `json:"quotas"` // that are enforced
+}
+
+type tenantQuota struct {
+	Meter    string     `json:"meter"`
+	Per      string     `json:"per"`
+	Limit    int64      `json:"limit"`
+	Used     int64      `json:"used"` // may be above limit
+	ResetsAt *time.Time `json:"resets_at"`
 }
 
 type tenantGrant struct {
@@ -126,10 +135,15 @@ func (v *visit) credits() error {
 	}
 	now := v.o.Now().Unix()
 	b := showBalance(me.Tenant, a, now)
-	out := tenantBalance{b.Limit, b.Used, b.Remaining, b.ResetsAt, []tenantGrant{}}
+	out := tenantBalance{b.Limit, b.Used, b.Remaining, b.ResetsAt, []tenantGrant{}, []tenantQuota{}}
 	for _, g := range b.Grants {
 		if g.ExpiresAt == nil || g.ExpiresAt.Unix() > now {
 			out.Grants = append(out.Grants, tenantGrant{g.ID, g.Amount, g.Remaining, g.ExpiresAt})
+		}
+	}
+	for _, q := range b.Quotas {
+		if !q.Observe { // the operator's affair, until it refuses something
+			out.Quotas = append(out.Quotas, tenantQuota{q.Meter, q.Per, q.Limit, q.Used, q.ResetsAt})
 		}
 	}
 	body, err := json.Marshal(out)

@@ -271,7 +271,8 @@ func TestDeskUsage(t *testing.T) {
 		o.Kind, o.Base = mgmt.DeskUsage, "/v1/usage"
 		o.Recorder = func() (*usage.Recorder, error) { return rec, nil }
 		o.Account = func(tenant string) (mgmt.Account, error) {
-			return mgmt.Account{Credits: credit.Balance{Limited: true, Limit: credits(int64(len(tenant))), Remaining: credits(4)}}, nil
+			return mgmt.Account{Credits: credit.Balance{Limited: true, Limit: credits(int64(len(tenant))), Remaining: credits(4)},
+				Quotas: []mgmt.Quota{{Meter: "requests", Per: "day", Limit: 5, Used: 3}, {Meter: "seconds", Per: "hour", Limit: 1, Used: 2, Observe: true}}}, nil
 		}
 	})
 	w := desk.send("GET", "/v1/usage?by=key,route", "")
@@ -304,6 +305,9 @@ func TestDeskUsage(t *testing.T) {
 	}
 	if err := json.Unmarshal(w.Body.Bytes(), &b); err != nil || b.Limit != credits(4) || b.Remaining != credits(4) || len(b.Grants) != 1 || strings.Contains(w.Body.String(), "difficult") {
 		t.Errorf("credits %s, %v", w.Body, err)
+	}
+	if want := `"quotas":[{"meter":"requests","per":"day","limit":5,"used":3,"resets_at":null}]`; !strings.Contains(w.Body.String(), want) {
+		t.Errorf("credits %s, want %s and no quota that is only observed", w.Body, want)
 	}
 	for path, status := range map[string]int{"?tenant=beta": 400, "?by=tenant": 400, "?by=flags": 400, "?limit=1": 400, "/credits?tenant=beta": 400, "/grants": 404, "/credits/": 404, "s": 404} {
 		if w := desk.send("GET", "/v1/usage"+path, ""); w.Code != status || strings.Contains(w.Body.String(), "caddy keytoll") {
