@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net/http"
-	"runtime"
 	"unsafe"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
@@ -12,29 +11,49 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/token"
 )
 
-// lookAgain bounds how often a secret is looked for again while a key goes from
-// one algorithm to another, which takes the writer microseconds.
-const lookAgain = 1000
-
 // identify finds the key of a credential, sets c.Record and what is particular
-// to the secret, and returns Allowed; or the reason why there is none. A secret
-// that was rotated away and has ended is no secret.
+// to the secret, and returns Allowed; or the reason why there is none.
+//
+// A key that goes from one algorithm to another may be missed by who looks under
+// the new one before and under the old one after. So no secret is refused that
+// was looked for beside such a move: it is looked for again while nothing moves.
 func (g *Gate) identify(s *State, r *http.Request, c *Call, text string) access.Reason {
 	digest := s.Digester.Sum(text)
 	c.mark = binary.BigEndian.Uint64(digest[:8])
 	moves := s.Index.Moves()
-	for tries := 0; !g.search(s, c, &digest, text); tries++ {
-		if !s.Index.Moved(moves) || tries == lookAgain {
-			return g.ask(s, r, c, text)
-		}
-		runtime.Gosched()
-		moves = s.Index.Moves()
+	reason, known := g.recall(s, c, &digest, text)
+	if reason != access.Allowed && s.Index.Moved(moves) {
+		s.Index.Still(func() {
+			moves = s.Index.Moves()
+			reason, known = g.recall(s, c, &digest, text)
+		})
+	}
+	if known {
+		return reason
+	}
+	// Who is asked knows the keys that only a slow hash knows, until they move.
+	if reason = g.ask(s, r, c, text); reason != access.Allowed && s.Index.Moved(moves) {
+		s.Index.Still(func() {
+			if again, known := g.recall(s, c, &digest, text); known {
+				reason = again
+			}
+		})
+	}
+	return reason
+}
+
+// recall looks for a secret and reports whether a digest knows it. If so the
+// reason is Allowed, but for a secret that was rotated away and has ended, which
+// is no secret.
+func (g *Gate) recall(s *State, c *Call, digest *[32]byte, text string) (reason access.Reason, known bool) {
+	if !g.search(s, c, digest, text) {
+		return access.Unknown, false
 	}
 	if c.Old && g.now().Unix() >= c.Sunset {
 		c.Record, c.Old, c.Deprecated, c.Sunset = nil, false, 0, 0
-		return access.Unknown
+		return access.Unknown, true
 	}
-	return access.Allowed
+	return access.Allowed, true
 }
 
 // search looks where the index finds secrets. The commonest are first.
@@ -154,15 +173,20 @@ func (p *Proof) Good(x *index.Index, rec *index.Record, now int64) bool {
 	if t := x.Tenant(rec); t == nil || t.Status != access.StatusActive {
 		return false
 	}
-	switch alg := rec.Alg(); {
-	case alg == token.AlgHMAC && rec.Mark() == p.mark:
-		return true
-	case alg == p.alg && alg != token.AlgHMAC && rec.Mark() == p.found:
-		return true
+	good := p.is(rec.Alg(), rec.Mark())
+	if !good { // it was rotated away, or is just becoming ours
+		x.Still(func() {
+			before := x.PreviousOf(p.ID)
+			good = p.is(rec.Alg(), rec.Mark()) || before.Record != nil && now < before.Until && p.is(before.Alg, before.Mark)
+		})
 	}
-	before := x.PreviousOf(p.ID)
-	if before.Record == nil || now >= before.Until {
-		return false
+	return good
+}
+
+// is reports whether a digest is of the secret that was let in.
+func (p *Proof) is(alg uint8, mark uint64) bool {
+	if alg == token.AlgHMAC {
+		return mark == p.mark
 	}
-	return before.Mark == p.mark && before.Alg == token.AlgHMAC || before.Mark == p.found && before.Alg == p.alg
+	return alg == p.alg && mark == p.found
 }

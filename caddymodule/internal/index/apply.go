@@ -46,7 +46,7 @@ func (x *Index) changeKey(i uint32, r *Record, k *access.KeyHead) {
 	if k.Status != access.StatusActive {
 		r.setState(k, 0)
 	}
-	if alg != k.Alg {
+	if x.moving(i, alg, k) {
 		x.moves.Add(1)
 		defer x.moves.Add(1)
 	}

@@ -13,7 +13,7 @@
 // slabs that a record refers to by number. The few keys with an override have a
 // place of their own, to which the record's number of the environment leads. One
 // writer follows the store; readers take no lock, do not allocate and never wait
-// for it.
+// for it, but for the few that a move passed by: see Index.Still.
 //
 // # What a reader may rely on
 //

@@ -43,9 +43,12 @@ func (x *Index) LookupSHA256(digest *[32]byte) (r *Record, previous Previous) {
 }
 
 // Find returns the id of the key with a digest, of its present secret or its
-// previous one, whichever of AlgHMAC and the plain SHA-256 it is of. It is for
-// management: a gate must tell the two apart.
+// previous one, whichever of AlgHMAC and the plain SHA-256 it is of. It waits
+// for a change that is being applied. It is for management: a gate must tell the
+// two apart.
 func (x *Index) Find(digest [32]byte) (access.KeyID, bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
 	r := x.Lookup(&digest)
 	if r == nil {
 		r = x.LookupPrevious(&digest).Record
@@ -59,14 +62,34 @@ func (x *Index) Find(digest [32]byte) (access.KeyID, bool) {
 	return r.ID, true
 }
 
-// Moves returns a number that is odd while a key is going from one algorithm
-// to another, and another one after each such move. A reader that found a
-// secret under no algorithm looks again if Moved(the number before it began).
+// Moves returns a number that is odd while a secret, present or previous, is
+// going from one algorithm to another, and another one after each such move. A
+// reader that found a secret under no algorithm looks again, in Still, if
+// Moved(the number before it began).
 func (x *Index) Moves() uint32 { return x.moves.Load() }
 
-// Moved reports whether a key may have gone from one algorithm to another since
-// Moves returned m.
+// Moved reports whether a secret may have gone from one algorithm to another
+// since Moves returned m.
 func (x *Index) Moved(m uint32) bool { return m&1 != 0 || x.moves.Load() != m }
+
+// Still runs fn while no change is applied, so that all that fn finds is of one
+// moment. It waits for a change that is being applied. fn must be short, and of
+// the methods of x call only those that take no lock.
+func (x *Index) Still(fn func()) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	fn()
+}
+
+// moving reports whether a change takes a secret of record i, known under alg,
+// from one algorithm to another.
+func (x *Index) moving(i uint32, alg uint8, k *access.KeyHead) bool {
+	if alg != k.Alg {
+		return true
+	}
+	n, ok := x.priors.of[i]
+	return ok && k.Previous != nil && uint8(x.priors.at(n).alg.Load()) != k.Previous.Alg
+}
 
 // countSum counts a secret that is known by its SHA-256.
 func (x *Index) countSum(alg uint8, by int64) {

@@ -20,7 +20,7 @@ type Index struct {
 	// Apply.
 	OnProviderGone func(id string)
 
-	mu      sync.RWMutex // held by Apply; readers need it for the tenants' names alone
+	mu      sync.RWMutex // held by Apply; readers need it for the tenants' names, and to be Still
 	records pool[Record]
 	digests table
 	ids     table

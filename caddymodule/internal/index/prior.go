@@ -68,10 +68,9 @@ func (x *Index) previous(q *prior) Previous {
 }
 
 // PreviousOf returns the previous secret of a key, if it has one. It is for
-// whoever looks again at requests in flight, and takes the writer's lock.
+// whoever looks again at requests in flight. Beside Apply it may be called in
+// Still alone.
 func (x *Index) PreviousOf(id access.KeyID) Previous {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
 	i, r := x.find(&id)
 	if r == nil {
 		return Previous{}

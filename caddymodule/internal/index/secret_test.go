@@ -54,37 +54,77 @@ func TestRaceRotationWithGrace(t *testing.T) {
 	whileReading(t, write, read, read, dead)
 }
 
-// A secret that goes from a plain SHA-256 to our digest is found all the while
-// by who looks again when Moved says so.
+// A secret that goes from a plain SHA-256 to our digest, as the present one or as
+// the previous one, is found all the while: at once, or in Still by who looks
+// again when Moved says so.
 func TestRaceAdoption(t *testing.T) {
-	x := New()
 	ours, plain := digestOf(1), digestOf(2)
-	k := keyOf(0)
-	k.Digest, k.Alg = plain, token.AlgSHA256
-	putKey(x, k)
-	write := func() {
-		for i := range churn {
-			if i%2 == 0 {
-				k.Digest, k.Alg = ours, token.AlgHMAC
-			} else {
-				k.Digest, k.Alg = plain, token.AlgSHA256
+	for name, heads := range map[string][2]*access.KeyHead{
+		"present": {{Digest: plain, Alg: token.AlgSHA256}, {Digest: ours, Alg: token.AlgHMAC}},
+		"previous": {{Digest: digestOf(3), Alg: token.AlgHMAC, Previous: &access.Previous{Digest: plain, Alg: token.AlgSHA256, Until: 9}},
+			{Digest: digestOf(3), Alg: token.AlgHMAC, Previous: &access.Previous{Digest: ours, Alg: token.AlgHMAC, Until: 9}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := New()
+			for _, k := range heads {
+				k.ID, k.Status, k.Tenant = idOf(0), access.StatusActive, "tenant1"
 			}
-			putKey(x, k)
+			putKey(x, heads[0])
+			write := func() {
+				for i := range churn {
+					putKey(x, heads[(i+1)%2])
+				}
+			}
+			found := func() bool {
+				if x.Lookup(&ours) != nil || x.LookupPrevious(&ours).Record != nil {
+					return true
+				}
+				r, p := x.LookupSHA256(&plain)
+				return x.HasSHA256() && (r != nil || p.Record != nil)
+			}
+			read := func(uint64) string {
+				moves := x.Moves()
+				ok := found()
+				if !ok && x.Moved(moves) {
+					x.Still(func() { ok = found() })
+				}
+				if !ok {
+					return "a secret that is good was not found"
+				}
+				return ""
+			}
+			whileReading(t, write, read, read)
+		})
+	}
+}
+
+// Whoever asks Find for the plain SHA-256 and then for our digest finds a secret
+// that is being adopted.
+func TestRaceFind(t *testing.T) {
+	x := New()
+	var newest atomic.Uint64
+	adopt := func(n uint64) {
+		k := keyOf(n)
+		k.Digest, k.Alg = digestOf(2*n), token.AlgSHA256
+		putKey(x, k)
+		newest.Store(n)
+		k.Digest, k.Alg = digestOf(2*n+1), token.AlgHMAC
+		putKey(x, k)
+	}
+	adopt(1)
+	write := func() {
+		for n := range uint64(churn) {
+			adopt(n + 2)
 		}
 	}
 	read := func(uint64) string {
-		for {
-			moves := x.Moves()
-			if x.Lookup(&ours) != nil {
+		n := newest.Load()
+		for _, d := range []uint64{2 * n, 2*n + 1} {
+			if id, ok := x.Find(digestOf(d)); ok && id == idOf(n) {
 				return ""
-			}
-			if r, _ := x.LookupSHA256(&plain); x.HasSHA256() && r != nil {
-				return ""
-			}
-			if !x.Moved(moves) {
-				return "a secret that is good was not found"
 			}
 		}
+		return "a secret that is good was not found"
 	}
 	whileReading(t, write, read, read)
 }
