@@ -55,52 +55,67 @@ func newForeign() foreign {
 	}
 }
 
-// askForeign is gate.State.Foreign.
+// askForeign is gate.State.Foreign. What it says of a key that is being adopted
+// meanwhile may be of before or after: that it is nobody's holds if nothing
+// moved in the index.
 func (e *Engine) askForeign(ctx context.Context, text string) (rec *index.Record, busy bool) {
 	h := e.hooks.Load()
 	if h.Verify == nil {
 		return nil, false
 	}
-	puts := e.Index.ImportedPuts()
 	digest := e.Digester.Sum(text)
+	since := e.Index.ImportedPuts()
+	for {
+		fl, v, known := e.board(h.Verify, digest, text)
+		if known {
+			return e.holder(v, &digest), false
+		}
+		if fl == nil {
+			return nil, true
+		}
+		select {
+		case <-fl.done:
+		case <-ctx.Done():
+			return nil, true
+		}
+		if fl.busy {
+			return nil, true
+		}
+		if fl.right || fl.puts >= since {
+			return e.holder(fl.verdict, &digest), false
+		}
+		// It left before a key was imported that the text may be the secret of.
+	}
+}
+
+// board returns the flight of a text, a new one if there is none, or what is
+// known of the text already; neither if too many texts wait.
+func (e *Engine) board(verify func(hash, text string) bool, digest [32]byte, text string) (fl *flight, v verdict, known bool) {
 	f := &e.foreign
-	now := e.clock()
+	puts, now := e.Index.ImportedPuts(), e.clock()
 	f.mu.Lock()
-	v, ok := f.recall(digest, puts, now)
+	v, known = f.recall(digest, puts, now)
 	f.mu.Unlock()
-	if ok {
-		return e.holder(v, &digest), false
+	if known {
+		return nil, v, true
 	}
 	ids := e.Index.ImportedCandidates(nil, text, maxCandidates)
 	if len(ids) == 0 {
-		return nil, false
+		return nil, verdict{}, true
 	}
 	f.mu.Lock()
-	if v, ok = f.recall(digest, puts, now); ok { // its flight landed since
-		f.mu.Unlock()
-		return e.holder(v, &digest), false
+	defer f.mu.Unlock()
+	if v, known = f.recall(digest, puts, now); known { // its flight landed since
+		return nil, v, true
 	}
-	fl := f.flights[digest]
-	if fl == nil {
-		if len(f.flights) >= maxFlights {
-			f.mu.Unlock()
-			return nil, true
-		}
-		fl = &flight{done: make(chan struct{})}
-		fl.puts = puts
-		f.flights[digest] = fl
-		e.background.Go(func() { e.fly(fl, h.Verify, ids, digest, text) })
+	if fl = f.flights[digest]; fl != nil || len(f.flights) >= maxFlights {
+		return fl, verdict{}, false
 	}
-	f.mu.Unlock()
-	select {
-	case <-fl.done:
-	case <-ctx.Done():
-		return nil, true
-	}
-	if fl.busy {
-		return nil, true
-	}
-	return e.holder(fl.verdict, &digest), false
+	fl = &flight{done: make(chan struct{})}
+	fl.puts = puts
+	f.flights[digest] = fl
+	e.background.Go(func() { e.fly(fl, verify, ids, digest, text) })
+	return fl, verdict{}, false
 }
 
 // recall returns what is known of a text, if no imported key changed since and
@@ -128,7 +143,7 @@ func (e *Engine) fly(fl *flight, verify func(hash, text string) bool, ids []acce
 	f := &e.foreign
 	select {
 	case f.slots <- struct{}{}:
-		fl.id, fl.right, fl.busy = e.verify(verify, ids, text)
+		fl.id, fl.right, fl.busy = e.verify(verify, ids, digest, text)
 		<-f.slots
 	case <-e.stop:
 		fl.busy = true
@@ -160,25 +175,29 @@ func (f *foreign) remember(digest [32]byte, v verdict, now time.Time) {
 	f.known[digest] = v
 }
 
-// verify tries the text on each key in turn, while the time lasts.
-func (e *Engine) verify(verify func(hash, text string) bool, ids []access.KeyID, text string) (id access.KeyID, right, busy bool) {
+// verify tries the text, of this digest, on each key in turn, while the time
+// lasts.
+func (e *Engine) verify(verify func(hash, text string) bool, ids []access.KeyID, digest [32]byte, text string) (id access.KeyID, right, busy bool) {
 	start := e.clock()
 	for len(ids) > 0 {
 		n := min(len(ids), candidateBlk)
-		hashes, err := e.importedHashes(ids[:n])
+		tries, err := e.readTries(ids[:n], &digest)
 		if err != nil {
 			return id, false, true
 		}
-		for i, hash := range hashes {
+		for i, try := range tries {
+			if try.ours {
+				return ids[i], true, false
+			}
 			if e.clock().Sub(start) >= verifyFor {
 				return id, false, true
 			}
-			if hash == "" || !verify(hash, text) {
+			if try.hash == "" || !verify(try.hash, text) {
 				continue
 			}
-			// The key may have been given another secret meanwhile.
-			again, err := e.importedHashes(ids[i : i+1])
-			same := err == nil && again[0] == hash
+			// The key may have been given another secret meanwhile, or this one's digest.
+			again, err := e.readTries(ids[i:i+1], &digest)
+			same := err == nil && (again[0] == try || again[0].ours)
 			return ids[i], same, !same
 		}
 		ids = ids[n:]
@@ -186,13 +205,24 @@ func (e *Engine) verify(verify func(hash, text string) bool, ids []access.KeyID,
 	return id, false, false
 }
 
-// importedHashes reads the hashes of keys; empty for those that have none.
-func (e *Engine) importedHashes(ids []access.KeyID) ([]string, error) {
-	hashes := make([]string, len(ids))
+// try is what the store has of a key that a text is tried on.
+type try struct {
+	hash string // empty if it has none
+	ours bool   // it was adopted since, under the text's own digest
+}
+
+// readTries reads keys. The store knows of an adoption before the index does.
+func (e *Engine) readTries(ids []access.KeyID, digest *[32]byte) ([]try, error) {
+	tries := make([]try, len(ids))
 	err := e.Store.View(context.Background(), func(r store.Reader) error {
 		for i, id := range ids {
-			if k, err := r.Key(id); err == nil && k.Imported != nil {
-				hashes[i] = k.Imported.Hash
+			k, err := r.Key(id)
+			if err != nil {
+				continue
+			}
+			tries[i].ours = k.Alg == token.AlgHMAC && k.Digest == *digest
+			if k.Imported != nil {
+				tries[i].hash = k.Imported.Hash
 			}
 		}
 		return nil
@@ -200,5 +230,5 @@ func (e *Engine) importedHashes(ids []access.KeyID) ([]string, error) {
 	if err != nil {
 		e.Counts.StoreErrors.Add(1)
 	}
-	return hashes, err
+	return tries, err
 }
