@@ -27,7 +27,7 @@ func (r *Registrar) RevokeSecret(ctx context.Context, secret token.Secret) (*acc
 	digests := [...]struct {
 		alg uint8
 		sum [32]byte
-	}{{token.AlgHMAC, r.o.Digester.Sum(text)}, {token.AlgSHA256, sha256.Sum256([]byte(text))}}
+	}{{token.AlgSHA256, sha256.Sum256([]byte(text))}, {token.AlgHMAC, r.o.Digester.Sum(text)}} // in the order of an adoption, which may be on
 	none := &Error{Code: NotFound, Field: "secret", Message: "no key has this secret"}
 	var id access.KeyID
 	found, find := false, r.finder()

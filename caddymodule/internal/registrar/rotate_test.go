@@ -170,6 +170,31 @@ func TestRevokeSecret(t *testing.T) {
 	}
 }
 
+// A secret is revoked also if its key is adopted between two looks at the index.
+func TestRevokeSecretBesideAdoption(t *testing.T) {
+	k := newKit(t)
+	k.tenant(t, "acme")
+	const foreign = "sk-0123456789abcdefghij"
+	sum, ours := sha256.Sum256([]byte(foreign)), k.digester.Sum(foreign)
+	out, err := k.Import(t.Context(), []registrar.ImportKey{{Tenant: "acme", SHA256: sum[:]}}, registrar.ImportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := out[0].ID
+	if err := k.Adopt(t.Context(), id, token.AlgSHA256, sum, token.Wrap(foreign)); err != nil {
+		t.Fatal(err)
+	}
+	known := sum // to the index, which is behind the store until it was asked
+	r := registrar.New(registrar.Options{Store: k.store, Digester: k.digester, Find: func(d [32]byte) (access.KeyID, bool) {
+		found := d == known
+		known = ours
+		return id, found
+	}})
+	if key, err := r.RevokeSecret(t.Context(), token.Wrap(foreign)); err != nil || key.ID != id || key.Status != access.StatusRevoked {
+		t.Errorf("%+v, %v", key, err)
+	}
+}
+
 func TestAdopt(t *testing.T) {
 	k := newKit(t)
 	k.tenant(t, "acme")
