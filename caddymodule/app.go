@@ -299,6 +299,7 @@ func (a *App) join() error {
 		return err
 	}
 	a.registrar.Store(reg)
+	a.setHooks(e, reg) // before a request can see the engine: it may come with an imported key
 	a.engine.Store(e)
 	a.jobs = a.startJobs(e, reg)
 	return nil

@@ -23,9 +23,8 @@ type jobs struct {
 	done   chan struct{}
 }
 
-// startJobs makes the engine store what requests leave behind through this
-// app's registrar, and sweeps until the returned jobs are stopped.
-func (a *App) startJobs(e *engine.Engine, reg *registrar.Registrar) *jobs {
+// setHooks makes the engine ask and tell this app of what requests leave behind.
+func (a *App) setHooks(e *engine.Engine, reg *registrar.Registrar) {
 	e.Hooks(engine.Hooks{
 		RecordUses: func(uses map[access.KeyID]access.Use) error {
 			return a.logged("storing last uses", reg.RecordUses(context.Background(), uses))
@@ -38,6 +37,10 @@ func (a *App) startJobs(e *engine.Engine, reg *registrar.Registrar) *jobs {
 		},
 		Verify: verifyForeign,
 	})
+}
+
+// startJobs does what time asks for until the returned jobs are stopped.
+func (a *App) startJobs(e *engine.Engine, reg *registrar.Registrar) *jobs {
 	ctx, cancel := context.WithCancel(context.Background())
 	j := &jobs{cancel, make(chan struct{})}
 	stopExport := a.startExport(a.metering)
