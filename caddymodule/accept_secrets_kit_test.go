@@ -26,6 +26,9 @@ type hunt struct {
 // these of random text would be found in anything.
 const piece = 10
 
+// shownOfKey is how many characters behind its prefix lists show of a key.
+const shownOfKey = 6
+
 // secret notes one of which nothing may be written but what is shown of it: so
 // many characters of its start, and of its end.
 func (h *hunt) secret(t testing.TB, name, text string, start, end int) string {
@@ -47,6 +50,15 @@ func (h *hunt) secret(t testing.TB, name, text string, start, end int) string {
 		}
 	}
 	return text
+}
+
+// made notes a secret that was made up, and returns it. Nothing of it may be
+// shown but its last four characters. Its prefix is no secret, and may be that of
+// keys of which six more characters are shown: a piece has too few characters of
+// the prefix to be in what is shown of such a key by chance.
+func (h *hunt) made(t testing.TB, name, prefix, random string) string {
+	t.Helper()
+	return h.secret(t, name, prefix+random, max(len(prefix)-(piece-shownOfKey), 0), 4)
 }
 
 // secretForm is a secret as it may be written, and how long the pieces of that
@@ -151,7 +163,8 @@ func (e evidence) search(t testing.TB, h *hunt) {
 func TestHuntFindsSecrets(t *testing.T) {
 	const key = "ak_live_7Kq2vX9mTz4LrB8nWc5HsJ3yPd6FgQ1aEuRoNi"
 	h := new(hunt)
-	h.secret(t, "key", key, len("ak_live_")+6, 0)
+	h.secret(t, "key", key, len("ak_live_")+shownOfKey, 0)
+	h.made(t, "made up", "ak_live_", "JX3QWZ7PL5MNRT2VKCB4YDHGSA")
 	h.secret(t, "sharp", `sk-"9+/=&%\zT4kQ8x`, 0, 4)
 	raw := []byte{0xff, 0, 1, 2, 3, 0x80, 0x81, 7, 8, 9, 10, 200, 201, 202}
 	h.secret(t, "raw", string(raw), 0, 0)
@@ -159,6 +172,9 @@ func TestHuntFindsSecrets(t *testing.T) {
 	slices.Reverse(backwards)
 	for name, leak := range map[string]string{
 		"whole":          key,
+		"as lists show":  "ak_live_JX3QWZ",
+		"made up":        "JX3QWZ7PL5",
+		"its prefix":     base64.StdEncoding.EncodeToString([]byte("ak_live_JX3QWZ7PL5M")),
 		"its start":      key[:14+piece],
 		"its end":        key[len(key)-piece:],
 		"backwards":      string(backwards),
@@ -180,7 +196,8 @@ func TestHuntFindsSecrets(t *testing.T) {
 			t.Errorf("%s is not found: %q", name, leak)
 		}
 	}
-	for _, fine := range []string{"", key[:14] + "…", "it ends with kQ8x", "ak_live_ and sk- are prefixes"} {
+	for _, fine := range []string{"", key[:14] + "…", "ak_live_JX3QWy, which another key begins with",
+		base64.StdEncoding.EncodeToString([]byte("ak_live_JX3Qw")), "it ends with kQ8x", "ak_live_ and sk- are prefixes"} {
 		if found := h.in([]byte("some text " + fine)); len(found) > 0 {
 			t.Errorf("%q is taken for a leak: %v", fine, found)
 		}

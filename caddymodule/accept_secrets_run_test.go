@@ -311,13 +311,13 @@ func (s *secretsRun) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // random returns a new secret.
 func (s *secretsRun) random(name, prefix string) string {
-	return s.secret(s.t, name, prefix+rand.Text(), 0, 4)
+	return s.made(s.t, name, prefix, rand.Text())
 }
 
 // foreign returns a key as other products make them. Lists show its prefix and
 // six characters.
 func (s *secretsRun) foreign(name, prefix string) string {
-	return s.secret(s.t, name, prefix+rand.Text(), len(prefix)+6, 0)
+	return s.secret(s.t, name, prefix+rand.Text(), len(prefix)+shownOfKey, 0)
 }
 
 // masterFile makes a file with a new master key.
@@ -428,7 +428,7 @@ func (s *secretsRun) shown(name, where, text, secret string) string {
 	if strings.Count(text, secret) != 1 {
 		s.t.Fatalf("%s shows its secret %d times", name, strings.Count(text, secret))
 	}
-	s.secret(s.t, name, secret, len("ak_live_")+6, 0)
+	s.secret(s.t, name, secret, len("ak_live_")+shownOfKey, 0)
 	s.out.add(where, strings.Replace(text, secret, "", 1))
 	return secret
 }
