@@ -49,12 +49,12 @@ func (a *account) turn(now int64, by period.Period, most int64) error {
 		a.by, a.until = by, math.MaxInt64
 		return nil
 	}
-	current := a.slot.Period()
 	start, end := bounds(by, now)
-	if current != 0 && start <= current {
-		_, end = bounds(by, current)
-		a.by, a.until = by, end
-		return nil
+	if current := a.slot.Period(); current != 0 {
+		if first, last := home(by, current); start <= first {
+			a.by, a.until = by, last
+			return nil
+		}
 	}
 	before, unused := a.left(by, start, most)
 	if err := a.slot.Turn(start, 0, min(max(unused, 0), most)); err != nil {
@@ -71,7 +71,8 @@ func (a *account) left(by period.Period, start, most int64) (before, unused int6
 	if most == 0 || current == 0 {
 		return 0, 0
 	}
-	if previous, _ := bounds(by, start-1); current < previous {
+	previous, _ := bounds(by, start-1)
+	if first, _ := home(by, current); first < previous {
 		return 0, most
 	}
 	return current, most + a.carried() - a.used()
@@ -89,6 +90,22 @@ func (a *account) giveBack(amount, period int64) error {
 	}
 	return nil
 }
+
+// home returns the period that an account is in that was opened for one that
+// starts at current. Terms that changed may cut time elsewhere: if another time
+// zone puts a start off by hours, that is the same start and no new period.
+func home(by period.Period, current int64) (start, end int64) {
+	start, end = bounds(by, current)
+	if end-current < slack[by.Kind] {
+		return bounds(by, end)
+	}
+	return start, end
+}
+
+// slack is by less than which the start of a period may be put off, in seconds:
+// by what two zones differ at most, or for days, which are hardly longer, by
+// most of what they do. No two days in one zone begin that close to one another.
+var slack = [...]int64{period.Day: 15 * 3600, period.Week: 27 * 3600, period.Month: 27 * 3600}
 
 // bounds returns the period that the second now is in. Before 1970 all is one
 // period, which starts in second 1: 0 is for accounts without a period.

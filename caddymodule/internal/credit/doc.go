@@ -46,7 +46,8 @@
 // or comes back after it was wrong by any time, the account stays in the later
 // period, and what is used counts there, until the clock gets there again.
 // Changed terms may open a period at once: if months start on the 15th and not
-// the 1st, from the 15th on. They never open one again.
+// the 1st, from the 15th on. They never open one again. Another time zone opens
+// none: a start that it puts off by hours is the same start.
 //
 // Allowances reset to the amount (used is 0) or, with Add, get what was unused
 // on top, up to one period's amount: the unused part of the period right

@@ -376,6 +376,39 @@ func TestPlanChanges(t *testing.T) {
 	d.has(middle, 10*c, 10*c, 0)
 }
 
+// Another time zone puts off the start of a period that is open. That gives
+// nobody what the period gave already, nor carries it over.
+func TestZoneChanges(t *testing.T) {
+	york, err := time.LoadLocation("America/New_York")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, days := range map[period.Kind]int{period.Day: 1, period.Week: 7, period.Month: 30} {
+		d := newDesk(t, "2026-11-01 00:00")
+		d.now = d.now.AddDate(0, 0, map[period.Kind]int{period.Week: 1}[kind]) // Monday
+		terms := func(zone *time.Location) *Terms {
+			return &Terms{Credits: &Allowance{Amount: 10 * c, Add: true, Period: period.Period{Kind: kind, Zone: zone}}}
+		}
+		start := d.now
+		utc, there := terms(nil), terms(york)
+		d.now = start.Add(12 * time.Hour)
+		d.pay(utc, 10*c)
+		d.refuses(there, 1, 0)
+		if b := d.has(there, 10*c, 0, 0); !b.Resets.Equal(start.AddDate(0, 0, days).Add(5 * time.Hour)) {
+			t.Errorf("%s: resets at %s", kind, b.Resets)
+		}
+		d.reopen()
+		d.refuses(there, 1, 0)
+		d.now = start.AddDate(0, 0, days).Add(4 * time.Hour)
+		d.refuses(there, 1, 0)
+		d.now = d.now.Add(2 * time.Hour)
+		d.has(there, 10*c, 10*c, 0)
+		d.pay(there, 4*c)
+		d.now = d.has(utc, 10*c, 6*c, 0).Resets // and back again
+		d.has(utc, 16*c, 16*c, 0)
+	}
+}
+
 func TestBadTerms(t *testing.T) {
 	day := period.Period{Kind: period.Day}
 	for name, terms := range map[string]*Terms{

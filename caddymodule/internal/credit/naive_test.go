@@ -58,6 +58,16 @@ func endAt(by period.Period, unix int64) int64 {
 	return end.Unix()
 }
 
+// homeOf returns the start of the period that one opened at current is in now
+// that time is cut as by says: the next, if that starts a few hours later.
+func homeOf(by period.Period, current int64) int64 {
+	hours := map[period.Kind]int64{period.Day: 15, period.Week: 27, period.Month: 27}[by.Kind]
+	if next := endAt(by, current); next-current < hours*3600 {
+		return next
+	}
+	return startAt(by, current)
+}
+
 // open returns the book of a period's account at this time.
 func (n *naive) open(owner subject, what string, by period.Period, most access.Credits) *book {
 	b := n.book(bookName{owner, what, by.Kind})
@@ -65,13 +75,13 @@ func (n *naive) open(owner subject, what string, by period.Period, most access.C
 		return b
 	}
 	start := startAt(by, n.now)
-	if b.current != 0 && start <= b.current {
+	if b.current != 0 && start <= homeOf(by, b.current) {
 		return b
 	}
 	next := book{current: start, sums: b.sums}
 	switch {
 	case b.current == 0 || most == 0:
-	case b.current < startAt(by, start-1):
+	case homeOf(by, b.current) < startAt(by, start-1):
 		next.fixed = int64(most)
 	default:
 		next.prev, next.most, next.frozen = b.current, int64(most), b.carried()
@@ -85,7 +95,7 @@ func (n *naive) resets(b *book, by period.Period) int64 {
 	if by.Endless() {
 		return 0
 	}
-	return endAt(by, b.current)
+	return endAt(by, homeOf(by, b.current))
 }
 
 // coin is an amount that was taken from a book.
