@@ -149,20 +149,6 @@ func TestQuotaAndCreditsAreOne(t *testing.T) {
 	}
 }
 
-// The keytoll_api counts as requests and costs nothing.
-func TestTenantDoorIsCounted(t *testing.T) {
-	g := newGateway(t, "plan free {\n credits 10/month\n quota 3/day\n}\ndefault_plan free\n", "keytoll_api me {\n base /v1/me\n}\n"+meterSite)
-	_, key := g.key("acme", hourly(1000))
-	g.do("GET", "/v1/me", "X-Api-Key: "+key).expect(t, 200)
-	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 200)
-	g.do("GET", "/v1/me", "X-Api-Key: "+key).expect(t, 200)
-	g.do("GET", "/v1/me", "X-Api-Key: "+key).expect(t, 429)
-	g.over(t, key)
-	if got := g.used("acme"); got != credits {
-		t.Errorf("used %s", got)
-	}
-}
-
 // What is only observed refuses nothing and shows in usage.
 func TestObserve(t *testing.T) {
 	plan := func(line string) string { return "plan free {\n " + line + "\n}\ndefault_plan free\n" }
@@ -354,4 +340,43 @@ func TestRefusalsOfMeteringTellTheRate(t *testing.T) {
 	tells(g.do("GET", "/", "X-Api-Key: "+key).expect(t, 402), "47")
 	tells(g.do("GET", "/free", "X-Api-Key: "+key).expect(t, 200), "46")
 	tells(g.do("GET", "/free", "X-Api-Key: "+key).expect(t, 429), "45")
+}
+
+// The doors of keytoll_api are no part of the API that is sold: they take
+// nothing from quotas and bounds, and are open to who has used up all.
+func TestQuotaLeavesDoorsOpen(t *testing.T) {
+	g := newGateway(t, "plan free {\n credits 1/month\n quota 1/day\n quota 100/day bytes_in observe\n concurrent 1 per tenant\n}\ndefault_plan free\n", `
+keytoll_api usage {
+	base /v1/usage
+}
+keytoll_api keys {
+	base /v1/keys
+}
+keytoll {
+	charge 1
+}
+reverse_proxy {upstream}`)
+	api := newGated(t, g.upstream)
+	id, key := g.key("acme", hourly(1000))
+	doors := func() {
+		t.Helper()
+		for _, path := range []string{"/v1/usage", "/v1/usage/credits", "/v1/keys"} {
+			g.do("GET", path, "X-Api-Key: "+key).expect(t, 200).coherent(t)
+		}
+	}
+	doors()
+	slow := g.background("GET", "/slow", "X-Api-Key: "+key)
+	api.await(t)
+	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 429)
+	doors()
+	api.release()
+	if got := <-slow; got != 200 {
+		t.Fatal(got)
+	}
+	g.over(t, key)
+	doors()
+	g.do("DELETE", "/v1/keys/"+id.String(), "X-Api-Key: "+key).expect(t, 204)
+	if n := g.used("acme"); n != access.Credit {
+		t.Errorf("used %s", n)
+	}
 }

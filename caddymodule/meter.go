@@ -54,6 +54,9 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 		return x
 	}
 	b.length = max(r.ContentLength, 0)
+	if h.brief {
+		return x // who has used up all it had can still see so, and revoke a key
+	}
 	reason := h.name(r, x.tally, b)
 	if reason == access.Allowed {
 		reason = b.enter(c, own)
@@ -167,7 +170,7 @@ func (x *exchange) observe(r *http.Request, c *gate.Call) {
 	if g := x.h.observer; g != nil && g.Observe(&x.engine.State, r, c) != access.Allowed {
 		x.tally.observed = true
 	}
-	if x.bill != nil && x.bill.terms.observes {
+	if x.bill != nil && x.bill.terms.observes && !x.h.brief {
 		x.bill.observe(c)
 	}
 }
