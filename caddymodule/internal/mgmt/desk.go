@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/credit"
 	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 	"github.com/keytoll/keytoll/caddymodule/internal/usage"
@@ -52,6 +53,9 @@ type DeskOptions struct {
 	LastRefusal func(access.KeyID) (access.Reason, int64)
 	// Account returns what was counted for the caller's tenant; nil is nothing.
 	Account func(tenant string) (Account, error)
+	// KeyCredits returns what was counted of the caller's own credits; Limited is
+	// false if it has none. Nil is nothing.
+	KeyCredits func(access.KeyID) (credit.Balance, error)
 	// Recorder returns what counts requests, or the reason why nothing does.
 	// Required for DeskUsage.
 	Recorder func() (*usage.Recorder, error)

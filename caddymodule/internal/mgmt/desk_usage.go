@@ -99,8 +99,9 @@ type tenantBalance struct {
 	Used      *json.Number  `json:"used"`
 	Remaining *json.Number  `json:"remaining"`
 	ResetsAt  *time.Time    `json:"resets_at"`
-	Grants    []tenantGrant `json:"grants"` // that can be spent, in that order
-	Quotas    []tenantQuota `json:"quotas"` // that are enforced
+	Grants    []tenantGrant `json:"grants"`        // that can be spent, in that order
+	Quotas    []tenantQuota `json:"quotas"`        // that are enforced
+	Key       *KeyCredits   `json:"key,omitempty"` // the calling key's own, if it has some
 }
 
 type tenantQuota struct {
@@ -118,7 +119,8 @@ type tenantGrant struct {
 	ExpiresAt *time.Time     `json:"expires_at"`
 }
 
-// credits answers with the balance of the caller's tenant.
+// credits answers with the balance of the caller's tenant, and of the calling
+// key if it has credits of its own.
 func (v *visit) credits() error {
 	if _, err := v.query(); err != nil {
 		return err
@@ -135,7 +137,7 @@ func (v *visit) credits() error {
 	}
 	now := v.o.Now().Unix()
 	b := showBalance(me.Tenant, a, now)
-	out := tenantBalance{b.Limit, b.Used, b.Remaining, b.ResetsAt, []tenantGrant{}, []tenantQuota{}}
+	out := tenantBalance{b.Limit, b.Used, b.Remaining, b.ResetsAt, []tenantGrant{}, []tenantQuota{}, nil}
 	for _, g := range b.Grants {
 		if g.ExpiresAt == nil || g.ExpiresAt.Unix() > now {
 			out.Grants = append(out.Grants, tenantGrant{g.ID, g.Amount, g.Remaining, g.ExpiresAt})
@@ -145,6 +147,13 @@ func (v *visit) credits() error {
 		if !q.Observe { // the operator's affair, until it refuses something
 			out.Quotas = append(out.Quotas, tenantQuota{q.Meter, q.Per, q.Limit, q.Used, q.ResetsAt})
 		}
+	}
+	if v.o.KeyCredits != nil {
+		own, err := v.o.KeyCredits(v.caller.Key)
+		if err != nil {
+			return err
+		}
+		out.Key = showKeyCredits(own)
 	}
 	body, err := json.Marshal(out)
 	if err != nil {

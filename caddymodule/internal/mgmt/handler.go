@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/keytoll/keytoll/caddymodule/access"
+	"github.com/keytoll/keytoll/caddymodule/internal/credit"
 	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 	"github.com/keytoll/keytoll/caddymodule/internal/usage"
 )
@@ -32,6 +33,10 @@ type Handler struct {
 	Installation func() string
 	// Account returns what was counted for a tenant that exists. Nil: nothing is.
 	Account func(tenant string) (Account, error)
+	// KeyCredits returns what was counted of a key's own credits; Limited is false
+	// if it has none. Nil: nothing is. The key is shown without them after an
+	// error, which is the caller's to log.
+	KeyCredits func(access.KeyID) (credit.Balance, error)
 	// Usage returns what counts requests, or the reason why nothing does, which is
 	// shown if it is a *registrar.Error. Nil: nothing does.
 	Usage func() (*usage.Recorder, error)

@@ -18,6 +18,7 @@ import (
 	"github.com/keytoll/keytoll/caddymodule/internal/credit"
 	"github.com/keytoll/keytoll/caddymodule/internal/dialect"
 	"github.com/keytoll/keytoll/caddymodule/internal/mgmt"
+	"github.com/keytoll/keytoll/caddymodule/internal/registrar"
 	"github.com/keytoll/keytoll/caddymodule/internal/usage"
 )
 
@@ -117,6 +118,55 @@ func TestOperatorCredits(t *testing.T) {
 	}
 	if _, err := c.Credits("nobody"); refusedWith(err) != 404 {
 		t.Errorf("nobody's credits: %v", err)
+	}
+}
+
+// Own credits are shown with the one key that is asked for, and their limit may
+// be anything that a sum can be. That they cannot be read hides no key from the
+// operator, and is no answer to a caller.
+func TestKeyCredits(t *testing.T) {
+	d := newDoor(t)
+	k := d.tenant("acme")
+	own, bad := credit.Balance{}, error(nil)
+	counted := func(id access.KeyID) (credit.Balance, error) {
+		if id.String() != k.ID {
+			t.Errorf("asked for %s", id)
+		}
+		return own, bad
+	}
+	desk := d.desk(k.ID, &dialect.Dialect{}, func(o *mgmt.DeskOptions) {
+		o.Kind, o.Base, o.KeyCredits = mgmt.DeskUsage, "/v1/usage", counted
+	})
+	answers := func(operator, caller string) {
+		t.Helper()
+		w, v := d.send("GET", "/keytoll/v1/keys/"+k.ID, ""), desk.send("GET", "/v1/usage/credits", "")
+		if w.Code != 200 || v.Code != 200 || !strings.HasSuffix(w.Body.String(), operator+"}\n") || !strings.HasSuffix(v.Body.String(), caller+"}\n") {
+			t.Errorf("%d %s\n%d %s", w.Code, w.Body, v.Code, v.Body)
+		}
+	}
+	none := func() { t.Helper(); answers(`"last_used_agent":""`, `"quotas":[]`) }
+	none()
+	d.handler.KeyCredits = counted
+	none()
+	own = credit.Balance{Limited: true, Limit: credits(3), Used: 2_500_000, Remaining: 500_000, Overage: credits(1),
+		Resets: time.Date(2030, 2, 1, 0, 0, 0, 0, time.FixedZone("", 3600))}
+	const shown = `{"limit":3,"used":2.5,"remaining":0.5,"resets_at":"2030-01-31T23:00:00Z"}`
+	answers(`,"credits":`+shown, `,"key":`+shown)
+	own = credit.Balance{Limited: true, Limit: credits(2_000_000_000_000), Used: credits(2_000_000_000_000)}
+	const huge = `{"limit":2000000000000,"used":2000000000000,"remaining":0,"resets_at":null}`
+	answers(`,"credits":`+huge, `,"key":`+huge)
+	if got, err := d.client.Key(k.ID); err != nil || got.Credits == nil || got.Credits.Limit != "2000000000000" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if list, err := d.client.Keys("acme", "", mgmt.Page{}); err != nil || len(list.Keys) != 1 || list.Keys[0].Credits != nil {
+		t.Errorf("list %+v, %v", list, err)
+	}
+	bad = &registrar.Error{Code: registrar.Unavailable, Message: "the counts cannot be read"}
+	if got, err := d.client.Key(k.ID); err != nil || got.ID != k.ID || got.Credits != nil {
+		t.Errorf("unreadable: %+v, %v", got, err)
+	}
+	if w := desk.send("GET", "/v1/usage/credits", ""); w.Code != 503 {
+		t.Errorf("unreadable: %d %s", w.Code, w.Body)
 	}
 }
 

@@ -134,7 +134,15 @@ func showKey(c *call, _ none) (Key, error) {
 	if err != nil {
 		return Key{}, err
 	}
-	return c.key(c.Key(c.Context(), id))
+	out, err := c.key(c.Key(c.Context(), id))
+	if err == nil && c.door.KeyCredits != nil {
+		// Counts that cannot be read are no reason to hide the key, which whoever
+		// changes it has to see first.
+		if b, err := c.door.KeyCredits(id); err == nil {
+			out.Credits = showKeyCredits(b)
+		}
+	}
+	return out, err
 }
 
 func updateKey(c *call, req UpdateKey) (Key, error) {

@@ -31,6 +31,10 @@ type Key struct {
 	LastUsedAt        *time.Time        `json:"last_used_at"`        // up to a minute old; null: never
 	LastUsedAddress   string            `json:"last_used_address"`
 	LastUsedAgent     string            `json:"last_used_agent"`
+	// Credits is what it used of credits of its own, in the answer to GET
+	// keys/{key} alone. It is missing if the key has none in force, if nothing
+	// counts them, or while the counts cannot be read.
+	Credits *KeyCredits `json:"credits,omitempty"`
 }
 
 // KeyList is a page of keys.

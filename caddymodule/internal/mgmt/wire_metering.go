@@ -41,6 +41,15 @@ type Balance struct {
 	Quotas    []Quota      `json:"quotas"`
 }
 
+// KeyCredits is what a key used of the credits that its override sets, which are
+// charged beside its tenant's. Amounts are as in Balance.
+type KeyCredits struct {
+	Limit     json.Number `json:"limit"` // of the period
+	Used      json.Number `json:"used"`
+	Remaining json.Number `json:"remaining"`
+	ResetsAt  *time.Time  `json:"resets_at"` // null: never
+}
+
 // Grant is credits that a tenant has beside its plan's.
 type Grant struct {
 	ID        string         `json:"id"`
@@ -156,6 +165,15 @@ func showBalance(t *access.Tenant, a Account, now int64) Balance {
 		b.Grants = append(b.Grants, showGrant(g, left))
 	}
 	return b
+}
+
+// showKeyCredits returns the API's form of what a key has of its own, nil if it
+// has none.
+func showKeyCredits(b credit.Balance) *KeyCredits {
+	if !b.Limited {
+		return nil
+	}
+	return &KeyCredits{sum(b.Limit), sum(b.Used), sum(b.Remaining), present(b.Resets)}
 }
 
 func sum(c access.Credits) json.Number { return json.Number(c.String()) }
