@@ -35,7 +35,7 @@ func (*AdminAPI) CaddyModule() caddy.ModuleInfo {
 func (a *AdminAPI) Provision(ctx caddy.Context) error {
 	h := mgmt.NewHandler(activeRegistrar, activeStatus)
 	h.Use, h.Backup, h.Installation = activeUse, activeBackup, activeInstallation
-	h.Account, h.Usage = activeAccount, activeRecorder
+	h.Account, h.KeyCredits, h.Usage = activeAccount, activeKeyCredits, activeRecorder
 	h.Verify, h.Rekey = activeVerify, activeRekey
 	logger := ctx.Logger()
 	h.OnInternal = func(r *http.Request, err error) {

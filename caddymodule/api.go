@@ -125,7 +125,7 @@ func (a *API) Provision(ctx caddy.Context) error {
 	a.desk = mgmt.NewDesk(mgmt.DeskOptions{
 		Kind: a.Kind, Registrar: app.activeRegistrar, Dialect: words, Base: a.Base, Require: require, Params: a.queryKeys(),
 		CallerFrom: callerFrom, Holds: a.holds, Use: app.lastUse, LastRefusal: app.lastRefusal,
-		Account: app.account, Recorder: app.recorder, Verify: app.verifyProvider,
+		Account: app.account, KeyCredits: app.keyCredits, Recorder: app.recorder, Verify: app.verifyProvider,
 		OnInternal: func(r *http.Request, err error) {
 			a.logger.Error("management request failed", zap.String("method", r.Method), zap.String("path", app.keys.Redact(r.URL.Path)), zap.Error(err))
 		},

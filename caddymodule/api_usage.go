@@ -33,6 +33,14 @@ func activeAccount(tenant string) (mgmt.Account, error) {
 	return app.account(tenant)
 }
 
+func activeKeyCredits(id access.KeyID) (credit.Balance, error) {
+	app, err := activeApp()
+	if err != nil {
+		return credit.Balance{}, err
+	}
+	return app.keyCredits(id)
+}
+
 func activeRecorder() (*rollup.Recorder, error) {
 	app, err := activeApp()
 	if err != nil {
@@ -81,6 +89,29 @@ func (a *App) account(tenant string) (out mgmt.Account, err error) {
 		return out, a.uncounted(err)
 	}
 	return out, nil
+}
+
+// keyCredits returns what was counted of a key's own credits: nothing where its
+// override in force sets none, where nothing is counted, and for a key that was
+// deleted a moment ago.
+func (a *App) keyCredits(id access.KeyID) (b credit.Balance, err error) {
+	e := a.engine.Load()
+	if e == nil || a.metering == nil {
+		return b, nil
+	}
+	rec := e.Index.ByID(id)
+	if rec == nil {
+		return b, nil
+	}
+	m, own, now := a.metering, e.Index.Override(rec), e.Unix(e.Limiter.Now())
+	if !own.In(now) {
+		return b, nil
+	}
+	plan := a.termsOf(m, e.Index.Tenant(rec), now).plan
+	if b, err = m.Ledger.Balance(keyPayer(m, own, plan, id)); err != nil {
+		return b, a.uncounted(err)
+	}
+	return b, nil
 }
 
 // uncounted says that counts cannot be read now.

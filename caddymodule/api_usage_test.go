@@ -35,13 +35,15 @@ func TestDoorsWithoutMetering(t *testing.T) {
 // have refused are told apart.
 func TestDoorsShowWhatIsObserved(t *testing.T) {
 	g := newGateway(t, "plan free {\n\tcredits 2/day observe\n\tquota 1/hour observe\n}\ndefault_plan free", meteredSite)
-	_, key := g.key("acme", hourly(1000))
+	id, key := g.key("acme", hourly(1000))
+	g.operator("PUT", "/keys/"+id.String()+"/override", `{"credits":1}`).expect(t, 200)
 	for range 3 {
 		g.do("GET", "/", "X-Api-Key: "+key).expect(t, 200)
 	}
 	g.ended(3)
 	r := g.operator("GET", "/tenants/acme/credits", "").expect(t, 200)
 	says(t, r.body, `"limit":2,"used":2,"remaining":0,"overage":1,`, `{"meter":"requests","per":"hour","limit":1,"used":3,"observe":true,`)
+	says(t, g.operator("GET", "/keys/"+id.String(), "").expect(t, 200).body, `"credits":{"limit":1,"used":1,"remaining":0,`)
 	says(t, g.operator("GET", "/usage?by=flags&step=day", "").expect(t, 200).body, `"observed":true,"requests":`)
 	if r := g.do("GET", "/v1/usage?step=day", "X-Api-Key: "+key).expect(t, 200); strings.Contains(r.body, "observed") {
 		t.Errorf("the tenant sees %s", r.body)

@@ -106,6 +106,75 @@ func TestCommandCredits(t *testing.T) {
 	}
 }
 
+// What a key used of its own credits is shown to the operator and to its caller,
+// beside the tenant's, and nothing where it has none.
+func TestCommandCreditsOfAKey(t *testing.T) {
+	g := newGateway(t, meteredOptions+"plan open {\n\tconcurrent 5\n}\n", meteredSite)
+	id, key := g.key("acme", hourly(1000))
+	_, other := g.key("acme", hourly(1000))
+	c := g.clerk(t)
+	door := func(key string) map[string]any {
+		t.Helper()
+		return g.do("GET", "/v1/usage/credits", "X-Api-Key: "+key).expect(t, 200).object(t)
+	}
+	none := func(when string) {
+		t.Helper()
+		if out := c.run("keys", "show", id.String()); strings.Contains(out, "remaining") {
+			t.Errorf("%s: %s", when, out)
+		}
+		if r := g.operator("GET", "/keys/"+id.String(), "").expect(t, 200); r.object(t)["credits"] != nil {
+			t.Errorf("%s: %s", when, r.body)
+		}
+	}
+	none("no override")
+	c.run("keys", "update", id.String(), "--concurrent", "5")
+	none("an override of something else")
+	if b := door(key); b["key"] != nil {
+		t.Errorf("without own credits: %v", b)
+	}
+	c.run("keys", "update", id.String(), "--credits", "3")
+	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 200)
+	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 200)
+	g.do("GET", "/", "X-Api-Key: "+other).expect(t, 200)
+	shows := func(used, remaining json.Number) {
+		t.Helper()
+		eventually(t, "the requests are charged", func() bool {
+			k := c.key("keys", "show", id.String())
+			return k.Credits != nil && k.Credits.Used == used
+		})
+		k := c.key("keys", "show", id.String())
+		if v := k.Credits; v.Limit != "3" || v.Remaining != remaining || v.ResetsAt == nil || !v.ResetsAt.Equal(*asJSON[mgmt.Balance](c, "credits", "show", "acme").ResetsAt) {
+			t.Errorf("key %+v", v)
+		}
+		resets := stamp(k.Credits.ResetsAt)
+		says(t, c.run("keys", "show", id.String()), " limit 3, used "+used.String()+", remaining "+remaining.String()+", resets "+resets+"\n")
+		same := `{"limit":3,"used":` + used.String() + `,"remaining":` + remaining.String() + `,"resets_at":"` + resets + `"}`
+		says(t, g.operator("GET", "/keys/"+id.String(), "").expect(t, 200).body, `"credits":`+same)
+		says(t, g.do("GET", "/v1/usage/credits", "X-Api-Key: "+key).expect(t, 200).body, `"key":`+same)
+	}
+	shows("2", "1")
+	if b := door(other); b["key"] != nil || b["used"] != 3.0 {
+		t.Errorf("another key of the tenant sees %v", b)
+	}
+	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 200)
+	g.do("GET", "/", "X-Api-Key: "+key).expect(t, 402)
+	shows("3", "0")
+	c.run("tenants", "update", "acme", "--plan", "open")
+	none("a plan that counts no credits")
+	c.run("tenants", "update", "acme", "--plan", "free")
+	shows("3", "0")
+	if _, err := g.registrar().SetKeyOverride(t.Context(), id, &access.Override{Credits: 3 * access.Credit, Until: time.Now().Unix() + 2}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the override is over", func() bool { return c.key("keys", "show", id.String()).Credits == nil })
+	if b := door(key); b["key"] != nil {
+		t.Errorf("an override that is over: %v", b)
+	}
+	c.run("keys", "update", id.String(), "--credits", "3")
+	g.load("plan free\ndefault_plan free", plainGate)
+	none("no metering")
+}
+
 // What a tenant has comes to more than one amount can be: plan and grants, and
 // what it used beyond them.
 func TestCommandCreditsOfHugeSums(t *testing.T) {

@@ -183,9 +183,13 @@ func (s *session) printKey(k mgmt.Key) error {
 	}
 	rows := []row{{"id", k.ID}, {"tenant", k.Tenant}, {"name", k.Name}, {"description", k.Description}, {"prefix", k.Prefix},
 		{"environment", k.Environment}, {"status", statusText(k)}, {"rate", rateText(k.Rate)},
-		{"override", overrideText(k.Override)}, {"permissions", strings.Join(k.Permissions, ", ")}, {"addresses", strings.Join(k.Addresses, ", ")},
-		{"metadata", pairs(k.Metadata)}, {"created", stamp(&k.CreatedAt)}, {"expires", stamp(k.ExpiresAt)},
-		{"rotated", stamp(k.RotatedAt)}}
+		{"override", overrideText(k.Override)}}
+	if c := k.Credits; c != nil {
+		rows = append(rows, row{"credits", fmt.Sprintf("limit %s, used %s, remaining %s, resets %s", c.Limit, c.Used, c.Remaining, stamp(c.ResetsAt))})
+	}
+	rows = append(rows, row{"permissions", strings.Join(k.Permissions, ", ")}, row{"addresses", strings.Join(k.Addresses, ", ")},
+		row{"metadata", pairs(k.Metadata)}, row{"created", stamp(&k.CreatedAt)}, row{"expires", stamp(k.ExpiresAt)},
+		row{"rotated", stamp(k.RotatedAt)})
 	if k.PreviousExpiresAt != nil {
 		rows = append(rows, row{"old secret until", stamp(k.PreviousExpiresAt)})
 	}
