@@ -315,7 +315,7 @@ func TestEarlyDataIsNotCharged(t *testing.T) {
 	}{{true, credits, access.TooEarly}, {true, 0, access.Allowed}, {false, credits, access.Allowed}} {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: !tt.early}
 		b.price, b.x.h.meter.charges[0].price = 0, tt.price
-		if got := b.x.h.name(r, &b.tally, b); got != tt.want {
+		if got := b.x.h.name(r, b); got != tt.want {
 			t.Errorf("early %v, price %s: %s, want %s", tt.early, tt.price, got, tt.want)
 		}
 	}

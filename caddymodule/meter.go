@@ -57,7 +57,7 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 	if h.brief {
 		return x // who has used up all it had can still see so, and revoke a key
 	}
-	reason := h.name(r, x.tally, b)
+	reason := h.name(r, b)
 	if reason == access.Allowed {
 		reason = b.enter(c, own)
 	}
@@ -72,10 +72,10 @@ func (h *Handler) charge(e *engine.Engine, r *http.Request, c *gate.Call, brough
 }
 
 // name finds the name of a request that has a bill, and its price.
-func (h *Handler) name(r *http.Request, t *tally, b *bill) access.Reason {
+func (h *Handler) name(r *http.Request, b *bill) access.Reason {
 	if h.meter.same {
-		t.route, b.price = h.meter.route, h.meter.price
-	} else if reason := h.match(r, t, b); reason != access.Allowed {
+		b.route, b.price = h.meter.route, h.meter.price
+	} else if reason := h.match(r, &b.tally, b); reason != access.Allowed {
 		return reason
 	}
 	if b.counts() && early(r) {

@@ -43,7 +43,6 @@ func (r *Receipt) charge(slots Slots, f *Refusal) (err error) {
 		r.open = true
 		return nil
 	}
-	r.open = false
 	if r.plan(f); f.OK() {
 		err = r.take(0)
 		r.open = err == nil
