@@ -230,7 +230,7 @@ func (b *bareGate) touch(t *testing.T) {
 		}
 		var key access.KeyID
 		binary.BigEndian.PutUint64(key[:], uint64(i)*0x9e3779b97f4a7c15)
-		m.Usage.Record(&rollup.Request{Second: rollup.SecondOf(now), Tenant: fmt.Sprint("tenant-", i), Key: key, Class: uint8(rollup.Class2xx), Numbers: [...]int64{0: int64(access.Credit), 3: 0}})
+		m.Usage.Record(&rollup.Request{Second: rollup.SecondOf(now), Tenant: fmt.Sprint("tenant-", i), Key: key, Class: uint8(rollup.Class2xx), Numbers: [...]int64{rollup.Credits: int64(access.Credit), rollup.Micros: 0}})
 	}
 }
 

@@ -204,7 +204,7 @@ func (x *exchange) settle() {
 			credit.Seconds: int64((took + time.Second - 1) / time.Second)}))
 		status = x.bill.outcome()
 	}
-	x.count(rollup.ClassOf(status), end, &rollup.Request{Numbers: [...]int64{credits, in, out, int64(took / time.Microsecond)}})
+	x.count(rollup.ClassOf(status), end, &rollup.Request{Numbers: [...]int64{rollup.Credits: credits, rollup.BytesIn: in, rollup.BytesOut: out, rollup.Micros: int64(took / time.Microsecond)}})
 }
 
 // settle ends the bill, and returns what the request is charged.

@@ -127,7 +127,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, c *gate.Call, a
 		}
 		x.of(h, x.engine, c)
 		end := x.engine.Limiter.Now()
-		x.count(rollup.Refused, end, &rollup.Request{Numbers: [...]int64{3: int64(x.took(end) / time.Microsecond)}})
+		x.count(rollup.Refused, end, &rollup.Request{Numbers: [...]int64{rollup.Micros: int64(x.took(end) / time.Microsecond)}})
 	}
 	if h.Errors == "caddy" {
 		return caddyhttp.HandlerError{StatusCode: h.answers[c.Reason].status, Err: errors.New(c.Reason.Answer().Code)}

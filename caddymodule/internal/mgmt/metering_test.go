@@ -58,7 +58,7 @@ func (d *door) counted(series ...usage.Series) *usage.Recorder {
 	for _, s := range series {
 		rec.Record(&usage.Request{
 			Second: usage.SecondOf(time.Now().Unix()), Class: uint8(s.Class), Flags: uint8(s.Flags), Key: s.Key, Tenant: s.Tenant, Route: s.Route,
-			Numbers: [...]int64{1_500_000, 10, 20, 1000},
+			Numbers: [...]int64{usage.Credits: 1_500_000, usage.BytesIn: 10, usage.BytesOut: 20, usage.Micros: 1000},
 		})
 	}
 	d.handler.Usage = func() (*usage.Recorder, error) { return rec, nil }

@@ -147,10 +147,20 @@ func keyID(n int) (id access.KeyID) {
 	return id
 }
 
+// Sample is what a request has besides its series.
+type Sample struct {
+	Credits, BytesIn, BytesOut int64
+	Duration                   time.Duration
+}
+
+func (x Sample) numbers() [4]int64 {
+	return [...]int64{Credits: x.Credits, BytesIn: x.BytesIn, BytesOut: x.BytesOut, Micros: int64(x.Duration / time.Microsecond)}
+}
+
 func record(r *Recorder, at int64, s Series, x Sample) {
 	r.Record(&Request{
 		Second: SecondOf(at), Class: uint8(s.Class), Flags: uint8(s.Flags), Key: s.Key, Tenant: s.Tenant, Route: s.Route,
-		Numbers: [...]int64{x.Credits, x.BytesIn, x.BytesOut, int64(x.Duration / time.Microsecond)},
+		Numbers: x.numbers(),
 	})
 }
 

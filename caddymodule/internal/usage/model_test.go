@@ -183,7 +183,7 @@ func (m *model) record() {
 	x := Sample{m.rnd.Int64N(1000) - 10, m.rnd.Int64N(1000), m.rnd.Int64N(1000), time.Duration(m.rnd.Int64N(int64(20 * time.Second)))}
 	record(m.r, m.clock.at(), s, x)
 	var v Values
-	v.count(&x)
+	v.count(new(x.numbers()))
 	sum(m.counted, cell{minuteOf(m.clock.at()), s}, &v)
 	sum(m.risked, cell{minuteOf(m.clock.at()), s}, &v)
 }

@@ -55,10 +55,16 @@ type Recorder struct {
 // level above.
 type water struct{ minute, hour uint32 }
 
-// Request is one request that has ended, as the journal has it. Its numbers are,
-// in this order, its final price in micro-credits, the bytes of its body, those
-// of the answer's, and how long it took in microseconds.
+// Request is one request that has ended, as the journal has it.
 type Request = journal.Record
+
+// The Numbers of a Request.
+const (
+	Credits  = iota // the final price, micro-credits
+	BytesIn         // of the request's body
+	BytesOut        // of the answer's
+	Micros          // how long it took, microseconds
+)
 
 // SecondOf is the Second of a Request that ended at a unix second. Before 1970 it
 // is the first there is, and from 2106 on the last.
@@ -82,13 +88,12 @@ func (r *Recorder) Record(x *Request) {
 
 // request adds a request to the tables.
 func (r *Recorder) request(x *Request) {
-	r.count(int64(x.Second), &Series{Tenant: x.Tenant, Key: x.Key, Route: x.Route, Class: Class(x.Class), Flags: Flags(x.Flags)},
-		&Sample{x.Numbers[0], x.Numbers[1], x.Numbers[2], time.Duration(x.Numbers[3]) * time.Microsecond})
+	r.count(int64(x.Second), &Series{Tenant: x.Tenant, Key: x.Key, Route: x.Route, Class: Class(x.Class), Flags: Flags(x.Flags)}, &x.Numbers)
 }
 
 // count adds a request to the tables. The series' names are copied where they are
 // kept.
-func (r *Recorder) count(at int64, series *Series, sample *Sample) {
+func (r *Recorder) count(at int64, series *Series, numbers *[journal.Numbers]int64) {
 	minute := minuteOf(at)
 	i := shardOf(&series.Key)
 	s := &r.shards[i]
@@ -98,20 +103,20 @@ func (r *Recorder) count(at int64, series *Series, sample *Sample) {
 	}
 	v := r.open(s, minute).row(series, r.bound)
 	if v != nil {
-		v.count(sample)
+		v.count(numbers)
 	}
 	s.mu.Unlock()
 	if v == nil {
-		r.recordOther(minute, series, sample)
+		r.recordOther(minute, series, numbers)
 	}
 }
 
 // recordOther counts what is beyond the bound, in a shard of the tenant.
-func (r *Recorder) recordOther(minute uint32, series *Series, sample *Sample) {
+func (r *Recorder) recordOther(minute uint32, series *Series, numbers *[journal.Numbers]int64) {
 	tenant := maphash.String(r.seed, series.Tenant)
 	s := &r.shards[tenant%shards]
 	s.mu.Lock()
-	r.open(s, minute).other(series, tenant, r.bound).count(sample)
+	r.open(s, minute).other(series, tenant, r.bound).count(numbers)
 	s.mu.Unlock()
 }
 

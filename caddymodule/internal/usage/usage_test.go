@@ -314,7 +314,7 @@ func TestSumsDoNotWrap(t *testing.T) {
 		}
 	}
 	var v Values
-	v.count(&Sample{BytesIn: -5, BytesOut: -5, Duration: -time.Second})
+	v.count(new(Sample{BytesIn: -5, BytesOut: -5, Duration: -time.Second}.numbers()))
 	if v != (Values{Requests: 1, Latency: Latency{1}}) {
 		t.Errorf("%v: what is below 0 counts as 0", v)
 	}

@@ -3,6 +3,8 @@ package usage
 import (
 	"math"
 	"time"
+
+	"github.com/keytoll/keytoll/caddymodule/internal/journal"
 )
 
 // Buckets is the number of buckets of a Latency.
@@ -26,22 +28,14 @@ type Values struct {
 	Latency  Latency
 }
 
-// Sample is one request, when it has ended.
-type Sample struct {
-	Credits  int64 // the final price, micro-credits
-	BytesIn  int64
-	BytesOut int64
-	Duration time.Duration
-}
-
-func (v *Values) count(s *Sample) {
-	us := int64(s.Duration / time.Microsecond)
+// count adds a request.
+func (v *Values) count(n *[journal.Numbers]int64) {
 	v.Requests = add(v.Requests, 1)
-	v.Credits = add(v.Credits, s.Credits)
-	v.BytesIn = add(v.BytesIn, max(s.BytesIn, 0))
-	v.BytesOut = add(v.BytesOut, max(s.BytesOut, 0))
-	v.Micros = add(v.Micros, max(us, 0))
-	v.Latency[bucket(us)]++
+	v.Credits = add(v.Credits, n[Credits])
+	v.BytesIn = add(v.BytesIn, max(n[BytesIn], 0))
+	v.BytesOut = add(v.BytesOut, max(n[BytesOut], 0))
+	v.Micros = add(v.Micros, max(n[Micros], 0))
+	v.Latency[bucket(n[Micros])]++
 }
 
 // Add adds the sums of o.
