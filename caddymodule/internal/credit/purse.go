@@ -114,8 +114,7 @@ func (p *Purse) account(what byte, kind period.Kind) (*account, error) {
 	if len(p.kept) > 0 {
 		a = new(account)
 	}
-	var err error
-	if a.slot, err = p.slots.Slot(p.owner.accountID(what, kindCode(kind)), &a.room); err != nil {
+	if err := p.find(a, what, kindCode(kind)); err != nil {
 		return nil, err
 	}
 	if a == &p.first {
@@ -123,6 +122,12 @@ func (p *Purse) account(what byte, kind period.Kind) (*account, error) {
 	}
 	p.kept = append(p.kept, keptAccount{what, kind, a})
 	return a, nil
+}
+
+// find gives an account its slot.
+func (p *Purse) find(a *account, what byte, which []byte) (err error) {
+	a.slot, err = p.slots.Slot(p.owner.accountID(what, which), &a.room)
+	return err
 }
 
 // bindGrants returns grants in the order in which they are spent.
@@ -133,12 +138,10 @@ func (p *Purse) bindGrants(list []Grant) ([]boundGrant, error) {
 		if i := slices.IndexFunc(p.grants, func(b boundGrant) bool { return b.ID == g.ID }); i >= 0 {
 			bound.account = p.grants[i].account
 		} else {
-			a := new(account)
-			var err error
-			if a.slot, err = p.slots.Slot(p.owner.accountID(forGrant, g.ID[:]), &a.room); err != nil {
+			bound.account = new(account)
+			if err := p.find(bound.account, forGrant, g.ID[:]); err != nil {
 				return nil, err
 			}
-			bound.account = a
 		}
 		grants = append(grants, bound)
 	}
